@@ -1,0 +1,29 @@
+"""Paths, rules, partitions and statistics of parameter trees."""
+
+from wlab.tree.explain import describe as describe
+from wlab.tree.explain import explain as explain
+from wlab.tree.partition import matched as matched
+from wlab.tree.partition import merge as merge
+from wlab.tree.partition import partition as partition
+from wlab.tree.partition import unmatched as unmatched
+from wlab.tree.paths import EXTRA as EXTRA
+from wlab.tree.paths import leaves as leaves
+from wlab.tree.paths import map_leaves as map_leaves
+from wlab.tree.paths import param_leaves as param_leaves
+from wlab.tree.paths import path_name as path_name
+from wlab.tree.paths import paths as paths
+from wlab.tree.paths import replace as replace
+from wlab.tree.rules import Rules as Rules
+from wlab.tree.rules import match as match
+from wlab.tree.rules import resolve as resolve
+from wlab.tree.rules import selected as selected
+from wlab.tree.stats import aliases as aliases
+from wlab.tree.stats import bits as bits
+from wlab.tree.stats import count as count
+from wlab.tree.stats import density as density
+from wlab.tree.stats import global_norm as global_norm
+from wlab.tree.stats import leaf_bytes as leaf_bytes
+from wlab.tree.stats import nbytes as nbytes
+from wlab.tree.stats import nonzero as nonzero
+from wlab.tree.stats import norms as norms
+from wlab.tree.table import Table as Table
