@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wlab.tree.paths import Leaf, Tree, leaves, map_leaves, path_name, replace
+from wlab.tree.paths import Leaf, Tree, leaves, map_leaves, owner, path_name, replace
 
 
 def partition(keep: Callable[[str, Leaf], bool], tree: Tree) -> tuple[Tree, Tree]:
@@ -56,17 +56,10 @@ def _copies(tree: Tree, wanted: dict[str, Leaf]) -> dict[str, dict[str, Leaf]]:
     copies: dict[str, dict[str, Leaf]] = {}
     for key_path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         full = path_name(key_path)
-        path = _stored_suffix(full, wanted)
+        path = owner(full, wanted)
         if path is not None and _is_inexact(leaf) and leaf.shape == wanted[path].shape:
             copies.setdefault(full.removesuffix(path), {})[path] = leaf
     return copies
-
-
-def _stored_suffix(path: str, wanted: dict[str, Leaf]) -> str | None:
-    """The longest stored path that `path` ends with."""
-    parts = path.split("/")
-    suffixes = ("/".join(parts[i:]) for i in range(len(parts)))
-    return next((suffix for suffix in suffixes if suffix in wanted), None)
 
 
 def _is_inexact(leaf: Any) -> bool:

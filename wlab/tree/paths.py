@@ -4,7 +4,7 @@ Dicts, sequences, dataclasses, flax nnx states, equinox modules and haiku dicts 
 it alike. A leaf that was taken out leaves None behind, so its path can be filled again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -63,6 +63,13 @@ def replace(tree: Tree, new: Mapping[str, Leaf]) -> Tree:
         if path not in named:
             raise KeyError(f"No leaf at {path!r}; the tree has {_some(named)}.")
     return jax.tree.unflatten(structure, [new.get(p, leaf) for p, leaf in named.items()])
+
+
+def owner(path: str, paths: Container[str]) -> str | None:
+    """The longest of `paths` that `path` ends with: the weight a moment or a mask belongs to."""
+    parts = path.split("/")
+    suffixes = ("/".join(parts[i:]) for i in range(len(parts)))
+    return next((suffix for suffix in suffixes if suffix in paths), None)
 
 
 def _by_path(flat: list[tuple[Any, Leaf]]) -> dict[str, Leaf]:

@@ -1,0 +1,58 @@
+"""A train state where it belongs: shapes first, then shardings, then one compiled init."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from wlab import tree
+from wlab.training.sharding import REPLICATED, SpecRule, state_shardings
+from wlab.training.state import TrainState, create_state, refuse_untrainable
+from wlab.transform import Key, Params, WeightTransform
+
+
+def init_state(
+    params: Params | Callable[[Key], Params],
+    weights: WeightTransform,
+    tx: optax.GradientTransformation,
+    *,
+    key: Key,
+    model_state: Any = (),
+    ema: bool = False,
+    mesh: Mesh | None = None,
+    rules: tree.Rules[SpecRule] = ((".*", REPLICATED),),
+) -> TrainState:
+    """Creates the state at step 0 on its devices. The caller's arrays are copied.
+
+    Args:
+        params: The weights a model sees, or a function of a key that makes them: then each
+            device only ever holds its own shard.
+        weights: The weight transform; `wlab.identity()` for none.
+        tx: Any optax transformation.
+        key: The run's key.
+        model_state: What the model carries besides weights; whole on every device.
+        ema: Whether to keep an average of the stored weights.
+        mesh: Where to place the state; the default device if None.
+        rules: `(regex, PartitionSpec or fsdp())` for the stored leaves.
+
+    Raises:
+        TypeError: If a leaf is not trainable.
+        ValueError: If an array stands at two paths, or a rule does not fit.
+    """
+    if not callable(params):
+        refuse_untrainable(params)
+
+    def create(key: Key, given: Params, model_state: Any) -> TrainState:
+        if callable(params):
+            key, key_params = jax.random.split(key)
+            given = params(key_params)
+            refuse_untrainable(given)
+        return create_state(given, weights, tx, key=key, model_state=model_state, ema=ema)
+
+    arguments = (key, None if callable(params) else params, model_state)
+    if mesh is None:
+        return jax.jit(create)(*arguments)
+    shardings = state_shardings(jax.eval_shape(create, *arguments), rules, mesh)
+    return jax.jit(create, out_shardings=shardings)(*arguments)

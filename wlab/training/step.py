@@ -1,0 +1,117 @@
+"""The train step: one pure function from (state, batch) to (state, metrics).
+
+The order within a step is the heart of the library:
+
+1. look through the view, take the gradient of the true global mean, pull it back;
+2. let optax update what is stored;
+3. zero, with the old masks, the weights and moments of pruned entries; let the weight
+   transform choose its new state; zero the weights again with the new one.
+
+Old masks first, new masks after: so a regrown weight starts at zero with zero moments under
+any optimizer.
+"""
+
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from wlab import tree
+from wlab.training.gradient import Axis, Batch, LossFn, Metrics, global_mean, gradient_sums
+from wlab.training.guard import Guard, guarded
+from wlab.training.state import TrainState
+from wlab.transform import Params, WeightTransform
+
+
+class Step(Protocol):
+    """A pure train step. `axis` names the mapped data axis inside shard_map or pmap."""
+
+    def __call__(
+        self, state: TrainState, batch: Batch, *, axis: Axis | None = None
+    ) -> tuple[TrainState, Metrics]: ...
+
+
+def make_step(
+    loss_fn: LossFn,
+    weights: WeightTransform,
+    tx: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+    guard: Guard | None = None,
+    ema: float | None = None,
+) -> Step:
+    r"""Builds the pure step. Compile it with `compile_step`, or with `jax.jit` as it is.
+
+    Args:
+        loss_fn: `(params, model_state, batch, key) -> (loss_sum, (weight, model_state,
+            metrics))`, all sums over the batch's examples. The step divides loss, gradients and
+            metrics by the weight summed over microbatches and devices, so padded rows and
+            uneven shards still give the gradient of the global mean.
+        weights: The weight transform.
+        tx: Any optax transformation; clipping and schedules belong here.
+        accumulate: Microbatches a step. Rows i, i + n, i + 2n, ... form microbatch i.
+        guard: Drop the updates of steps with a NaN or an infinity.
+        ema: Decay of the average of the stored weights, in [0, 1); needs a state with `ema`.
+
+    Raises:
+        ValueError: If `accumulate < 1` or `ema` is outside [0, 1).
+    """
+    if accumulate < 1:
+        raise ValueError(f"accumulate must be at least 1 microbatch, got {accumulate}.")
+    if ema is not None and not 0 <= ema < 1:
+        raise ValueError(f"ema must be a decay in [0, 1), got {ema}.")
+
+    def step(
+        state: TrainState, batch: Batch, *, axis: Axis | None = None
+    ) -> tuple[TrainState, Metrics]:
+        sums = gradient_sums(loss_fn, weights, state, batch, accumulate=accumulate, axis=axis)
+        mean = global_mean(sums, state.stored, axis)
+        updates, opt = tx.update(mean.grads, state.opt, state.stored)
+        new = state._replace(
+            stored=optax.apply_updates(state.stored, updates),
+            opt=opt,
+            model_state=mean.model_state,
+        )
+        new = _keep_zeros(new, weights)
+        metrics = {"loss": mean.loss, **mean.metrics}
+        if guard is not None:
+            new, metrics["nonfinite"] = guarded(state, new, mean.loss, mean.grads)
+        new = _advance(new, mean.seen_grads, weights)
+        return _average(new, weights, ema)._replace(step=state.step + 1), metrics
+
+    return step
+
+
+def _keep_zeros(state: TrainState, weights: WeightTransform) -> TrainState:
+    """Zeroes stored weights and moments where the state, not yet updated, says so."""
+    if weights.project is None:
+        return state
+    project = weights.project
+    stored = project(state.stored, state.weights)
+    opt = tree.matched(lambda x: project(x, state.weights), state.opt, stored)
+    return state._replace(stored=stored, opt=opt)
+
+
+def _advance(state: TrainState, seen_grads: Params | None, weights: WeightTransform) -> TrainState:
+    """Updates the weight transform and zeroes what it newly dropped."""
+    if weights.update is None:
+        return state
+    new = weights.update(state.stored, seen_grads, state.weights, state.step)
+    stored = state.stored if weights.project is None else weights.project(state.stored, new)
+    return state._replace(stored=stored, weights=new)
+
+
+def _average(state: TrainState, weights: WeightTransform, decay: float | None) -> TrainState:
+    if (decay is None) != (state.ema is None):
+        raise ValueError(
+            "make_step(ema=decay) and create_state(ema=True) go together: one of them is missing."
+        )
+    if decay is None:
+        return state
+    average = jax.tree.map(
+        lambda a, s: decay * a + (1 - decay) * s.astype(jnp.float32), state.ema, state.stored
+    )
+    if weights.project is not None:
+        average = weights.project(average, state.weights)
+    return state._replace(ema=average)
