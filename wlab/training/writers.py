@@ -1,0 +1,54 @@
+"""Where metrics go: JSON lines always, TensorBoard and Weights & Biases when installed."""
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Writer: TypeAlias = Callable[[int, dict[str, float]], None]
+
+
+def jsonl(path: str | Path) -> Writer:
+    """Appends one JSON object a call, `{"step": ..., name: value}`; flushed at once.
+
+    A line cut off by a kill is ended first, so the file stays readable line by line.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        with path.open("ab") as file:
+            file.write(b"\n")
+
+    def write(step: int, values: dict[str, float]) -> None:
+        with path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    return write
+
+
+def tensorboard(path: str | Path) -> Writer:
+    """Writes TensorBoard scalars (extra `tensorboard`)."""
+    board = _require("tensorboardX", "tensorboard").SummaryWriter(str(path))
+
+    def write(step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            board.add_scalar(name, value, step)
+        board.flush()
+
+    return write
+
+
+def wandb(project: str, *, config: dict[str, Any] | None = None) -> Writer:
+    """Logs to Weights & Biases (extra `wandb`)."""
+    run = _require("wandb", "wandb").init(project=project, config=config)
+    return lambda step, values: run.log(values, step=step)
+
+
+def _require(module: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{module} is not installed: pip install 'weightlab[{extra}]'."
+        ) from error
