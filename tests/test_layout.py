@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TIERS = {
+    "table": 0,
     "transform": 0,
     "tree": 1,
     "graph": 1,
@@ -26,6 +27,7 @@ TIERS = {
     "models": 4,
     "pretrained": 4,
     "cli": 5,
+    "__main__": 6,
 }
 FILES = sorted((ROOT / "wlab").rglob("*.py"))
 LIBRARY = [f for f in FILES if f != ROOT / "wlab/__init__.py"]

@@ -6,6 +6,13 @@ first use, so importing wlab costs nothing and `wlab inspect` never waits for JA
 
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wlab.transform import Stored as Stored
+    from wlab.transform import WeightTransform as WeightTransform
+    from wlab.transform import chain as chain
+    from wlab.transform import identity as identity
 
 __version__ = "0.1.0.dev0"
 

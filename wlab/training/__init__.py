@@ -23,6 +23,7 @@ from wlab.training.preemption import EXIT_CODE as EXIT_CODE
 from wlab.training.preemption import Preempted as Preempted
 from wlab.training.schedules import warmup_cosine as warmup_cosine
 from wlab.training.schedules import wsd as wsd
+from wlab.training.sharding import SpecRule as SpecRule
 from wlab.training.sharding import fsdp as fsdp
 from wlab.training.sharding import place as place
 from wlab.training.sharding import state_shardings as state_shardings

@@ -10,9 +10,9 @@ from wlab import tree
 
 
 class GateState(NamedTuple):
-    """Updates seen, and the wrapped transformation's state."""
+    """Steps done, and the wrapped transformation's state."""
 
-    count: Int[Array, ""]
+    step: Int[Array, ""]
     inner: Any
 
 
@@ -44,7 +44,7 @@ def gate(
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         begin = tree.match(rules, tree.paths(updates), purpose="gate")
         shapes = {path: leaf.shape for path, leaf in tree.leaves(updates).items()}
-        live = {path: state.count >= first for path, first in begin.items()}
+        live = {path: state.step >= first for path, first in begin.items()}
 
         def open_or_zero(path: str, x: Array) -> Array:
             return jnp.where(live[path], x, jnp.zeros_like(x))
@@ -58,6 +58,6 @@ def gate(
         updates = tree.map_leaves(open_or_zero, updates)
         updates, inner = wrapped.update(updates, state.inner, params, **extra)
         inner = tree.map_leaves(open_or_old, inner, state.inner)
-        return tree.map_leaves(open_or_zero, updates), GateState(state.count + 1, inner)
+        return tree.map_leaves(open_or_zero, updates), GateState(state.step + 1, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)

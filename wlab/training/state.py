@@ -9,6 +9,7 @@ from jaxtyping import Array, Int
 
 from wlab import tree
 from wlab.transform import Key, Params, WeightTransform
+from wlab.tying import refuse_aliases
 
 
 class Health(NamedTuple):
@@ -99,11 +100,7 @@ def refuse_untrainable(params: Params) -> None:
                 f"Leaf {path!r} is {tree.describe(leaf)} and has no gradient: keep it in "
                 "model_state or close the loss function over it."
             )
-    for first, second, *_ in tree.aliases(params):
-        raise ValueError(
-            f"The same array stands at {first!r} and {second!r}; trained so, the copies drift "
-            f"apart at once. Store it once: wlab.tying.tie([Tie({second!r}, {first!r})])."
-        )
+    refuse_aliases(params)
 
 
 def params_of(state: TrainState, weights: WeightTransform, *, average: bool = False) -> Params:

@@ -11,7 +11,8 @@ Old masks first, new masks after: so a regrown weight starts at zero with zero m
 any optimizer.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +24,8 @@ from wlab.training.guard import Guard, guarded
 from wlab.training.state import TrainState
 from wlab.transform import Params, WeightTransform
 
-
-class Step(Protocol):
-    """A pure train step. `axis` names the mapped data axis inside shard_map or pmap."""
-
-    def __call__(
-        self, state: TrainState, batch: Batch, *, axis: Axis | None = None
-    ) -> tuple[TrainState, Metrics]: ...
+# (state, batch, *, axis=None) -> (state, metrics); `axis` is the mapped one inside shard_map.
+Step: TypeAlias = Callable[..., tuple[TrainState, Metrics]]
 
 
 def make_step(

@@ -1,5 +1,6 @@
 """Paths, rules, partitions and statistics of parameter trees."""
 
+from wlab.table import Table as Table
 from wlab.tree.explain import describe as describe
 from wlab.tree.explain import explain as explain
 from wlab.tree.partition import matched as matched
@@ -27,4 +28,3 @@ from wlab.tree.stats import leaf_bytes as leaf_bytes
 from wlab.tree.stats import nbytes as nbytes
 from wlab.tree.stats import nonzero as nonzero
 from wlab.tree.stats import norms as norms
-from wlab.tree.table import Table as Table

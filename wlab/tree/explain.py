@@ -4,9 +4,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from wlab.table import Table
 from wlab.tree.paths import Tree, param_leaves
 from wlab.tree.rules import Rules, resolve
-from wlab.tree.table import Table
 
 
 def explain(params: Tree, **rule_sets: Rules[Any]) -> Table:

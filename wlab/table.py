@@ -24,6 +24,12 @@ class Table:
         return "\n".join(_line(line, widths, numeric) for line in lines)
 
 
+def from_records(records: Sequence[dict[str, Any]]) -> Table:
+    """A table of dicts with the same keys; columns that are None throughout are left out."""
+    columns = [name for name in records[0] if any(row[name] is not None for row in records)]
+    return Table(tuple(columns), tuple(tuple(row[name] for name in columns) for row in records))
+
+
 def _line(cells: Sequence[str], widths: list[int], numeric: list[bool]) -> str:
     aligned = [
         cell.rjust(width) if right else cell.ljust(width)
@@ -39,6 +45,8 @@ def _text(cell: Any) -> str:
         return "yes" if cell else "no"
     if isinstance(cell, int):
         return f"{cell:,}"
+    if isinstance(cell, list | tuple):
+        return f"[{','.join(map(str, cell))}]"
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 

@@ -1,0 +1,71 @@
+"""The laws across transforms, as plain checks of a trace."""
+
+import math
+
+import jax
+import numpy as np
+from frameworks import Framework
+from run import Trace, copies, masks_of
+from transforms import kernels
+
+from wlab import WeightTransform, quantization, tree
+
+
+def check_zeros(weights: WeightTransform, trace: Trace) -> None:
+    """Pruned is bit-exactly zero: stored, seen and averaged, after every step."""
+    for state, seen in zip(trace.states[1:], trace.seen[1:], strict=True):
+        for path, mask in masks_of(weights, state).items():
+            for name, copy in {"stored": state.stored, "seen": seen, "ema": state.ema}.items():
+                leaf = tree.leaves(copy).get(path)
+                if leaf is not None:
+                    assert not leaf[~mask].tobytes().strip(b"\0"), f"{name} {path}"
+
+
+def check_regrowth(weights: WeightTransform, trace: Trace) -> int:
+    """An entry that was dead and now lives starts at zero with zero moments.
+
+    Returns how many entries were regrown, so that a test can tell it saw any.
+    """
+    regrown = 0
+    for before, after in zip(trace.states, trace.states[1:], strict=False):
+        old, new = masks_of(weights, before), masks_of(weights, after)
+        for path in old:
+            born = ~old[path] & new[path]
+            regrown += int(born.sum())
+            assert (tree.leaves(after.stored)[path][born] == 0).all(), f"stored {path}"
+            for copy in copies(after):
+                assert (copy[path][born] == 0).all(), f"a moment of {path}"
+    return regrown
+
+
+def check_tied_once(framework: Framework, weights: WeightTransform, trace: Trace) -> None:
+    """A tied leaf is stored once, has one moment, is counted once and is seen twice, equal."""
+    destination, source = framework.tie
+    state, seen = trace.states[-1], tree.leaves(trace.seen[-1])
+    assert destination not in tree.leaves(state.stored)
+    assert not [p for p in tree.paths(state.opt) if p.endswith(destination)]
+    np.testing.assert_array_equal(seen[destination], seen[source])
+    assert tree.count(trace.seen[-1]) - tree.count(state.stored) == seen[source].size
+
+
+def check_on_grid(framework: Framework, trace: Trace, format: quantization.Format) -> None:
+    """Quantized weights lie on their grid: rounding them again changes nothing."""
+    for path in tree.selected(kernels(framework), trace.seen[-1]):
+        leaf = tree.leaves(trace.seen[-1])[path]
+        np.testing.assert_array_equal(leaf, quantization.round_to_grid(leaf, format), err_msg=path)
+
+
+def check_equal(reference: Trace, trace: Trace, weights: WeightTransform) -> None:
+    """Two runs agree in weights and, but for near-ties, in masks."""
+    for a, b in zip(reference.states, trace.states, strict=True):
+        masks_a, masks_b = masks_of(weights, a), masks_of(weights, b)
+        for path in masks_a:
+            different = (masks_a[path] != masks_b[path]).mean()
+            assert different <= 2 / masks_a[path].size, f"mask of {path}: {different:.2%} differ"
+        for (path, x), y in zip(
+            tree.leaves(a.stored).items(), jax.tree.leaves(b.stored), strict=True
+        ):
+            same = masks_a[path] == masks_b[path] if path in masks_a else np.True_
+            close = np.isclose(x, y, rtol=1e-5, atol=1e-5 * max(np.abs(x).max(), 1e-3))
+            assert (close | ~same).all(), f"{path}: {np.abs(x - y).max()}"
+    assert all(math.isfinite(loss) for loss in trace.losses)

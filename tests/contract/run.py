@@ -1,0 +1,106 @@
+"""Runs a few real steps of one row of the product, and looks at every state on the way."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from frameworks import SIZES, Framework
+from placements import Placement
+
+from wlab import WeightTransform, training, tree
+
+ROWS = 32
+
+
+class Trace(NamedTuple):
+    """What was seen after each step, on the host; index 0 is the state at the start."""
+
+    states: list[training.TrainState]
+    seen: list[Any]
+    losses: list[float]
+
+
+def batch() -> dict[str, np.ndarray]:
+    """Small integers, whose sums are exact in any order."""
+    rng = np.random.default_rng(0)
+    return {
+        "x": rng.integers(-2, 3, (ROWS, SIZES[0])).astype(np.float32),
+        "y": rng.integers(-2, 3, (ROWS, SIZES[-1])).astype(np.float32),
+    }
+
+
+def loss_of(framework: Framework) -> training.LossFn:
+    """Half the squared error, summed over the rows."""
+
+    def loss(params: Any, model_state: Any, batch: Any, key: Any) -> Any:
+        del key
+        error = framework.apply(params, batch["x"]) - batch["y"]
+        total = jnp.sum(jnp.square(error)) / 2
+        return total, (jnp.float32(len(error)), model_state, {"mean": jnp.sum(error)})
+
+    return loss
+
+
+def run(
+    framework: Framework,
+    weights: WeightTransform,
+    tx: optax.GradientTransformation,
+    placement: Placement,
+    *,
+    steps: int = 4,
+    accumulate: int = 1,
+    ema: float | None = 0.5,
+) -> Trace:
+    """Trains and keeps a host copy of every state."""
+    mesh = placement.make_mesh()
+    state = training.init_state(
+        framework.init(jax.random.key(7)),
+        weights,
+        tx,
+        key=jax.random.key(1),
+        ema=ema is not None,
+        mesh=mesh,
+        rules=placement.rules(),
+    )
+    step = training.make_step(loss_of(framework), weights, tx, accumulate=accumulate, ema=ema)
+    compiled = training.compile_step(step, state, mode=placement.mode, mesh=mesh)
+    view = jax.jit(weights.view)
+    states, seen, losses = [_host(state)], [], []
+    for _ in range(steps):
+        seen.append(_host(view(state.stored, state.weights, state.step)))
+        state, metrics = compiled(state, batch())
+        states.append(_host(state))
+        losses.append(float(metrics["loss"]))
+    seen.append(_host(view(state.stored, state.weights, state.step)))
+    return Trace(states, seen, losses)
+
+
+def masks_of(weights: WeightTransform, state: training.TrainState) -> dict[str, np.ndarray]:
+    """Which entries of each stored leaf the state allows: where `project` keeps a one."""
+    if weights.project is None:
+        return {}
+    ones = jax.tree.map(jnp.ones_like, state.stored)
+    kept = tree.leaves(weights.project(ones, state.weights))
+    return {path: np.asarray(leaf) != 0 for path, leaf in kept.items()}
+
+
+def copies(state: training.TrainState) -> list[dict[str, np.ndarray]]:
+    """Every moment tree in the optimizer's state, shaped as `stored`."""
+    found: list[dict[str, np.ndarray]] = []
+
+    def look(copy: Any) -> Any:
+        found.append({path: np.asarray(leaf) for path, leaf in tree.leaves(copy).items()})
+        return copy
+
+    tree.matched(look, state.opt, jax.tree.map(jnp.zeros_like, state.stored))
+    return found
+
+
+def _host(tree: Any) -> Any:
+    def fetch(x: jax.Array) -> Any:
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(x) if is_key else x)
+
+    return jax.tree.map(fetch, tree)

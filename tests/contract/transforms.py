@@ -1,0 +1,51 @@
+"""The table of weight transforms: a new transform is tested by adding a row."""
+
+from collections.abc import Callable
+
+from frameworks import Framework
+from toys import alternating, scaled, steepest
+
+import wlab
+from wlab import WeightTransform, chain, tree
+from wlab.pruning import cubic, erk, globally, magnitude, oneshot
+from wlab.quantization import fake_quant, int4, int8
+from wlab.tying import Tie, tie
+
+
+def kernels(f: Framework) -> tree.Rules[bool]:
+    """Every kernel, nothing else."""
+    return [(f.kernels, True), (".*", False)]
+
+
+def _pruned(f: Framework) -> WeightTransform:
+    return magnitude(cubic(1.0, 0.3, end=2), kernels(f), every=1)
+
+
+def _quantized(f: Framework) -> WeightTransform:
+    return fake_quant(int4(group_size=12), kernels(f))
+
+
+def _tied(f: Framework) -> WeightTransform:
+    return tie([Tie(*f.tie)])
+
+
+TRANSFORMS: dict[str, Callable[[Framework], WeightTransform]] = {
+    "identity": lambda f: wlab.identity(),
+    "magnitude": _pruned,
+    "magnitude globally, int8": lambda f: magnitude(
+        oneshot(0.2, at=1), kernels(f), allocation=globally, storage="int8"
+    ),
+    "magnitude erk": lambda f: magnitude(0.25, kernels(f), allocation=erk),
+    "fake_quant int4": _quantized,
+    "fake_quant int8 clipped, late": lambda f: fake_quant(
+        int8(), kernels(f), gradient="clipped", begin=2
+    ),
+    "tie": _tied,
+    "alternating": lambda f: alternating(kernels(f)),
+    "steepest": lambda f: steepest(kernels(f)),
+    "scaled": lambda f: scaled(kernels(f)),
+    "prune + quant + tie": lambda f: chain(prune=_pruned(f), quant=_quantized(f), tie=_tied(f)),
+    "steepest + quant + tie": lambda f: chain(
+        prune=steepest(kernels(f)), inner=chain(quant=_quantized(f), tie=_tied(f))
+    ),
+}

@@ -1,0 +1,30 @@
+"""Datasets as numpy arrays, and readers whose position is the step."""
+
+from wlab.data.arrays import Arrays as Arrays
+from wlab.data.arrays import Dataset as Dataset
+from wlab.data.arrays import size as size
+from wlab.data.arrays import take as take
+from wlab.data.cifar10 import cifar10 as cifar10
+from wlab.data.client import FetchError as FetchError
+from wlab.data.digits import digits as digits
+from wlab.data.fetch import cache_folder as cache_folder
+from wlab.data.fetch import fetch as fetch
+from wlab.data.fetch import obtain as obtain
+from wlab.data.idx import parse_idx as parse_idx
+from wlab.data.idx import read_idx as read_idx
+from wlab.data.load import load as load
+from wlab.data.load import load_or_digits as load_or_digits
+from wlab.data.mnist import mnist as mnist
+from wlab.data.reader import batch_indices as batch_indices
+from wlab.data.reader import padded_batches as padded_batches
+from wlab.data.reader import reader as reader
+from wlab.data.shuffle import shuffled as shuffled
+from wlab.data.sources import SOURCES as SOURCES
+from wlab.data.sources import Archive as Archive
+from wlab.data.sources import Source as Source
+from wlab.data.text import byte_tokens as byte_tokens
+from wlab.data.text import char_text as char_text
+from wlab.data.text import char_tokens as char_tokens
+from wlab.data.text import read_text as read_text
+from wlab.data.text import vocabulary as vocabulary
+from wlab.data.text import windows as windows
