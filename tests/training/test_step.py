@@ -1,0 +1,140 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toy
+
+import wlab
+from wlab import training
+
+
+def one_step(batch, *, mode="jit", mesh=None, **options):
+    state = toy.begin(wlab.identity(), optax.sgd(1.0), **({"mesh": mesh} if mesh else {}))
+    step = training.make_step(toy.loss, wlab.identity(), optax.sgd(1.0), **options)
+    return training.compile_step(step, state, mode=mode, mesh=mesh)(state, batch)
+
+
+def test_a_step_of_sgd_is_the_mean_gradient_by_hand():
+    batch = toy.rows()
+    state, metrics = one_step(batch)
+    expected = toy.mean_gradient(toy.params(), batch)
+    for name, start in toy.params().items():
+        np.testing.assert_allclose(state.stored[name], start - expected[name], rtol=1e-6)
+    assert int(state.step) == 1
+    np.testing.assert_allclose(metrics["loss"], metrics["sse"])
+
+
+@pytest.mark.parametrize("mode", ["jit", "shard_map", "pmap"])
+def test_unevenly_padded_shards_still_give_the_global_mean(mode: str):
+    batch = toy.rows(16)
+    batch["weight"][9:] = 0  # some devices hold only padding
+    state, _ = one_step(batch, mode=mode, mesh=training.mesh_from("data=8"))
+    expected = toy.mean_gradient(toy.params(), batch)
+    for name, start in toy.params().items():
+        np.testing.assert_allclose(state.stored[name], start - expected[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["jit", "shard_map"])
+def test_microbatches_of_unequal_weight_give_the_global_mean(mode: str):
+    batch = toy.rows(32)
+    batch["weight"][3:20] = 0
+    state, metrics = one_step(batch, mode=mode, mesh=training.mesh_from("data=4"), accumulate=4)
+    expected = toy.mean_gradient(toy.params(), batch)
+    for name, start in toy.params().items():
+        np.testing.assert_allclose(state.stored[name], start - expected[name], rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], metrics["sse"])
+
+
+def test_a_batch_of_padding_changes_nothing():
+    batch = toy.rows()
+    batch["weight"][:] = 0
+    state, _ = one_step(batch)
+    np.testing.assert_array_equal(state.stored["kernel"], toy.params()["kernel"])
+
+
+def test_a_batch_that_does_not_split_into_microbatches_is_refused():
+    with pytest.raises(ValueError, match=r"15 rows .* 4 microbatches"):
+        one_step(toy.rows(15), accumulate=4)
+
+
+def test_the_key_of_a_step_depends_on_the_step_and_the_device_only():
+    seen = []
+
+    def noisy(p, model_state, batch, key):
+        noise = jax.random.normal(key)
+        return noise * jnp.sum(p["kernel"]), (jnp.float32(1), model_state, {"noise": noise})
+
+    tx = optax.sgd(0.0)
+    step = jax.jit(training.make_step(noisy, wlab.identity(), tx))
+    state = toy.begin(wlab.identity(), tx)
+    for _ in range(2):
+        _, metrics = step(state, toy.rows())
+        seen.append(float(metrics["noise"]))
+    state, _ = step(state, toy.rows())
+    seen.append(float(step(state, toy.rows())[1]["noise"]))
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_statistics_are_averaged_over_devices_and_counts_are_not():
+    def loss(p, model_state, batch, key):
+        total, (weight, _, metrics) = toy.loss(p, model_state, batch, key)
+        new = {"mean": jnp.mean(batch["x"]), "count": model_state["count"] + 1}
+        return total, (weight, new, metrics)
+
+    tx, mesh = optax.sgd(0.1), training.mesh_from("data=8")
+    start = {"mean": jnp.float32(0), "count": jnp.int32(0)}
+    state = toy.begin(wlab.identity(), tx, model_state=start, mesh=mesh)
+    step = training.make_step(loss, wlab.identity(), tx)
+    compiled = training.compile_step(step, state, mode="shard_map", mesh=mesh)
+    batch = toy.rows()
+    state, _ = compiled(state, batch)
+    np.testing.assert_allclose(state.model_state["mean"], batch["x"].mean(), rtol=1e-6)
+    assert int(state.model_state["count"]) == 1
+
+
+def test_the_average_follows_its_formula_and_is_seen_through_the_view():
+    tx, decay = optax.sgd(0.1), 0.75
+    state = toy.begin(wlab.identity(), tx, ema=True)
+    step = training.make_step(toy.loss, wlab.identity(), tx, ema=decay)
+    compiled, expected = training.compile_step(step, state), toy.params()["kernel"]
+    for _ in range(3):
+        state, _ = compiled(state, toy.rows())
+        expected = decay * expected + (1 - decay) * state.stored["kernel"]
+    seen = training.params_of(state, wlab.identity(), average=True)
+    np.testing.assert_allclose(seen["kernel"], expected, rtol=1e-6)
+
+
+def test_an_average_needs_both_halves():
+    tx = optax.sgd(0.1)
+    with pytest.raises(ValueError, match="go together"):
+        training.make_step(toy.loss, wlab.identity(), tx, ema=0.9)(
+            toy.begin(wlab.identity(), tx), toy.rows()
+        )
+    with pytest.raises(ValueError, match="keeps no average"):
+        training.params_of(toy.begin(wlab.identity(), tx), wlab.identity(), average=True)
+
+
+@pytest.mark.parametrize("bad", [{"accumulate": 0}, {"ema": 1.0}])
+def test_impossible_settings_are_refused(bad: dict):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        training.make_step(toy.loss, wlab.identity(), optax.sgd(0.1), **bad)
+
+
+def test_mixed_precision_computes_in_bf16_and_keeps_float32_weights():
+    dtypes = []
+
+    def loss(p, model_state, batch, key):
+        dtypes.append((p["kernel"].dtype, batch["x"].dtype))
+        return toy.loss(p, model_state, batch, key)
+
+    tx = optax.sgd(0.1)
+    state = toy.begin(wlab.identity(), tx)
+    step = training.make_step(training.Precision().wrap(loss), wlab.identity(), tx)
+    state, metrics = training.compile_step(step, state)(state, toy.rows())
+    assert dtypes[0] == (jnp.bfloat16, jnp.bfloat16)
+    assert state.stored["kernel"].dtype == metrics["loss"].dtype == jnp.float32
+    exact, _ = jax.jit(training.make_step(toy.loss, wlab.identity(), tx))(
+        toy.begin(wlab.identity(), tx), toy.rows()
+    )
+    np.testing.assert_allclose(state.stored["kernel"], exact.stored["kernel"], atol=0.02)
