@@ -1,0 +1,45 @@
+"""Checkpoints that survive: step directories, plain files, and listings that never load JAX.
+
+Listings and steps are at hand at once, since they need no JAX; the rest is loaded on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from wlab.checkpoint.listing import Entry as Entry
+from wlab.checkpoint.listing import listing as listing
+from wlab.checkpoint.steps import Best as Best
+from wlab.checkpoint.steps import best as best
+from wlab.checkpoint.steps import latest as latest
+from wlab.checkpoint.steps import steps as steps
+
+if TYPE_CHECKING:
+    from wlab.checkpoint.migration import Carried as Carried
+    from wlab.checkpoint.migration import Migrated as Migrated
+    from wlab.checkpoint.migration import carry as carry
+    from wlab.checkpoint.migration import migrate as migrate
+    from wlab.checkpoint.npz_io import load_npz as load_npz
+    from wlab.checkpoint.npz_io import save_npz as save_npz
+    from wlab.checkpoint.plain import load as load
+    from wlab.checkpoint.restoring import Restored as Restored
+    from wlab.checkpoint.restoring import restore as restore
+    from wlab.checkpoint.safetensors_io import load_safetensors as load_safetensors
+    from wlab.checkpoint.safetensors_io import save_safetensors as save_safetensors
+    from wlab.checkpoint.store import Saver as Saver
+    from wlab.checkpoint.store import save as save
+
+_LAZY = {
+    "migration": ("Carried", "Migrated", "carry", "migrate"),
+    "npz_io": ("load_npz", "save_npz"),
+    "plain": ("load",),
+    "restoring": ("Restored", "restore"),
+    "safetensors_io": ("load_safetensors", "save_safetensors"),
+    "store": ("Saver", "save"),
+}
+_FILE_OF = {name: file for file, names in _LAZY.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name in _FILE_OF:
+        return getattr(importlib.import_module(f"wlab.checkpoint.{_FILE_OF[name]}"), name)
+    raise AttributeError(f"module 'wlab.checkpoint' has no attribute {name!r}")
