@@ -35,7 +35,7 @@ PAPER_ERROR = {"dense": 1.64, "pruned": 1.59, "quantized": 1.58}
 PAPER_WEIGHTS = {"dense": 267_000, "pruned": 22_000, "quantized": 22_000}
 PAPER_BYTES = {"dense": 1_070_000, "pruned": None, "quantized": 27_000}
 FORMAT = quantization.int4(scale_dtype="float16")
-KERNELS: tree.Rules[bool] = [(".*/kernel", True), (".*", None)]
+KERNELS: tree.Rules[bool] = [(".*/kernel", True), (".*", False)]
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ FACTORS = {
     "placement": list(PLACEMENTS),
     "framework": list(FRAMEWORKS),
 }
-FULL = os.environ.get("WLAB_FULL") == "1"
-ROWS = list(itertools.product(*FACTORS.values())) if FULL else pairwise(FACTORS)
+PART, PARTS = (int(n) for n in os.environ.get("WLAB_FULL", "0/0").split("/"))
+ROWS = list(itertools.product(*FACTORS.values()))[PART::PARTS] if PARTS else pairwise(FACTORS)
 REFERENCE = "one device"
 
 

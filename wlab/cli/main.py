@@ -19,6 +19,7 @@ import wlab
 VERBS = {
     "data": "list datasets, or fetch one",
     "inspect": "list what is in a checkpoint",
+    "train": "train, prune and quantize a reference network",
 }
 
 

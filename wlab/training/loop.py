@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -134,6 +135,6 @@ def _bar(start: int, steps: int, on: bool) -> Iterator[Callable[[int, float], No
         TextColumn("loss {task.fields[loss]:.4f}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, disable=not on) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=not on) as progress:
         task = progress.add_task("", total=steps, completed=start, loss=math.nan)
         yield lambda done, loss: progress.update(task, completed=done, loss=loss)

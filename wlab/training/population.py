@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from wlab.training.state import TrainState
 from wlab.transform import Key
@@ -87,4 +87,9 @@ def population(
         members, out = jax.tree.map(lambda x: x[:size], (members, out))
         return members._replace(step=jnp.max(steps)), out
 
-    return jax.jit(whole, donate_argnums=0)
+    # Members that divide stay on their devices from call to call, others are whole on each.
+    lying = NamedSharding(mesh, PartitionSpec(_AXIS) if padded == size else PartitionSpec())
+    layout: Any = TrainState(*[lying] * len(TrainState._fields))
+    layout = layout._replace(step=NamedSharding(mesh, PartitionSpec()))
+    compiled = jax.jit(whole, donate_argnums=0, out_shardings=(layout, None))
+    return lambda state, *shared: compiled(jax.device_put(state, layout), *shared)

@@ -26,18 +26,16 @@ def catch_sigterm() -> Iterator[Callable[[int], bool]]:
     Ask once a step in every process: under `jax.distributed` all stop at the same step. Outside
     the main thread Python cannot catch signals, and the answer stays False.
     """
+    if jax.process_count() > 1:
+        # A handler of ours would silence JAX's, which hears the signal for all processes.
+        yield multihost_utils.reached_preemption_sync_point
+        return
     raised = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield lambda step: False
         return
     previous = signal.signal(signal.SIGTERM, lambda signum, frame: raised.set())
-
-    def stop_now(step: int) -> bool:
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return raised.is_set()
-
     try:
-        yield stop_now
+        yield lambda step: raised.is_set()
     finally:
         signal.signal(signal.SIGTERM, previous)

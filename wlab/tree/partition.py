@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wlab.tree.paths import Leaf, Tree, leaves, map_leaves, owner, path_name, replace
+from wlab.tree.paths import Leaf, Tree, leaves, map_leaves, replace, suffixes
 
 
 def partition(keep: Callable[[str, Leaf], bool], tree: Tree) -> tuple[Tree, Tree]:
@@ -53,12 +53,20 @@ def unmatched(tree: Tree, stored: Tree) -> list[str]:
 
 
 def _copies(tree: Tree, wanted: dict[str, Leaf]) -> dict[str, dict[str, Leaf]]:
+    """The leaves of each copy by stored path, keyed by the copy's prefix."""
+    fits: dict[str, dict[str, Leaf]] = {}
+    for full, leaf in leaves(tree).items():
+        for path in filter(wanted.__contains__, suffixes(full)):
+            if _is_inexact(leaf) and jnp.shape(leaf) == jnp.shape(wanted[path]):
+                fits.setdefault(full.removesuffix(path), {})[path] = leaf
+    # A leaf fits twice where a module is called like a moment: the fuller copy has it.
+    taken: set[str] = set()
     copies: dict[str, dict[str, Leaf]] = {}
-    for key_path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        full = path_name(key_path)
-        path = owner(full, wanted)
-        if path is not None and _is_inexact(leaf) and leaf.shape == wanted[path].shape:
-            copies.setdefault(full.removesuffix(path), {})[path] = leaf
+    for prefix, fit in sorted(fits.items(), key=lambda item: -len(item[1])):
+        copy = {path: leaf for path, leaf in fit.items() if prefix + path not in taken}
+        taken |= {prefix + path for path in copy}
+        if copy:
+            copies[prefix] = copy
     return copies
 
 

@@ -4,7 +4,7 @@ Dicts, sequences, dataclasses, flax nnx states, equinox modules and haiku dicts 
 it alike. A leaf that was taken out leaves None behind, so its path can be filled again.
 """
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -65,11 +65,15 @@ def replace(tree: Tree, new: Mapping[str, Leaf]) -> Tree:
     return jax.tree.unflatten(structure, [new.get(p, leaf) for p, leaf in named.items()])
 
 
+def suffixes(path: str) -> Iterator[str]:
+    """`a/b`, then `b`, then the empty path of a tree that is a single leaf."""
+    names = path.split("/")
+    return ("/".join(names[i:]) for i in range(len(names) + 1))
+
+
 def owner(path: str, paths: Container[str]) -> str | None:
     """The longest of `paths` that `path` ends with: the weight a moment or a mask belongs to."""
-    parts = path.split("/")
-    suffixes = ("/".join(parts[i:]) for i in range(len(parts)))
-    return next((suffix for suffix in suffixes if suffix in paths), None)
+    return next((suffix for suffix in suffixes(path) if suffix in paths), None)
 
 
 def _by_path(flat: list[tuple[Any, Leaf]]) -> dict[str, Leaf]:

@@ -54,7 +54,7 @@ def match(rules: Rules[T], paths: Sequence[str], *, purpose: str = "rules") -> d
     return {path: rules[index][1] for path, index in chosen.items() if index is not None}
 
 
-def selected(rules: Rules[bool], tree: Tree, *, purpose: str = "rules") -> list[str]:
+def selected(rules: Rules[bool | None], tree: Tree, *, purpose: str = "rules") -> list[str]:
     """The paths whose rule's value is true (not None, not False), in tree order."""
     return [path for path, value in resolve(rules, tree, purpose=purpose).items() if value]
 

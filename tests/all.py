@@ -1,0 +1,85 @@
+"""Everything: the full product and the long tests, in shards that resume (`make test-all`).
+
+A shard is a slice of the product or a folder of tests. What passed on this commit is written
+to `runs/test-all/<commit>.json` at once and not run again; failures are.
+
+Flags: --list prints the shards, --only TEXT runs those whose name contains it, --minutes N
+stops before a shard would start after N minutes.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SLICES = 24  # of the full product
+
+
+def shards() -> dict[str, dict[str, Any]]:
+    """The pytest arguments and environment of each shard, by name."""
+    folders = sorted(p.name for p in Path("tests").iterdir() if p.is_dir() and p.name[0] not in "_.")
+    found = {f"tests/{name}": {"args": [f"tests/{name}"]} for name in folders if name != "contract"}
+    found["tests/*.py"] = {"args": [str(p) for p in sorted(Path("tests").glob("test_*.py"))]}
+    found["contract laws"] = {"args": ["tests/contract/test_laws.py"]}
+    for i in range(SLICES):
+        found[f"product {i + 1}/{SLICES}"] = {
+            "args": ["tests/contract/test_product.py"],
+            "env": {"WLAB_FULL": f"{i}/{SLICES}"},
+        }
+    return found
+
+
+def main() -> int:
+    """Runs what has not passed on this commit yet; 0 if all has."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    flags = parser.parse_args()
+    commit, record = _commit(), {}
+    path = Path("runs/test-all") / f"{commit}.json"
+    if path.exists():
+        record = json.loads(path.read_text())
+    started = time.monotonic()
+    for name, shard in shards().items():
+        late = time.monotonic() - started > 60 * flags.minutes
+        if flags.list or late or flags.only not in name or record.get(name, {}).get("passed"):
+            continue
+        record[name] = _run(shard)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=2))
+    print(_table(commit, record))
+    return 0 if all(record.get(name, {}).get("passed") for name in shards()) else 1
+
+
+def _run(shard: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "pytest", *shard["args"], "-m", "long or not long"]
+    jobs = os.environ.get("JOBS", str(os.cpu_count() or 1))
+    command += ["-n", jobs, "--dist", "worksteal"]
+    began = time.monotonic()
+    code = subprocess.run(command, env={**os.environ, **shard.get("env", {})}).returncode
+    return {"passed": code == 0, "seconds": round(time.monotonic() - began)}
+
+
+def _commit() -> str:
+    head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
+    dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True)
+    return head.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")
+
+
+def _table(commit: str, record: dict[str, Any]) -> str:
+    lines = [f"commit {commit}, Python {sys.version.split()[0]}"]
+    for name in shards():
+        result = record.get(name)
+        state = "NOT RUN" if result is None else "passed" if result["passed"] else "FAILED"
+        seconds = "" if result is None else f"{result['seconds']:6} s"
+        lines.append(f"{name:24} {state:8} {seconds}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
