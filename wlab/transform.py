@@ -44,6 +44,14 @@ class WeightTransform(NamedTuple):
     in_place: bool = False
     needs_grads: bool = False
 
+    def keep_zeros(self, tree: Params, state: State) -> Params:
+        """`project`, or the tree as it is."""
+        return tree if self.project is None else self.project(tree, state)
+
+    def next_state(self, stored: Params, grads: Params | None, state: State, step: Step) -> State:
+        """`update`, or the state as it is."""
+        return state if self.update is None else self.update(stored, grads, state, step)
+
     def finalize(self, stored: Params, state: State, step: Step = LAST_STEP) -> Params:
         """The seen weights as fresh arrays, at the last step unless told otherwise.
 
@@ -123,10 +131,8 @@ def chain(**members: WeightTransform) -> WeightTransform:
         pulled = _pull_back(members, stored, grads, state, step)
         new, seen = {}, stored
         for name, member in members.items():
-            new[name] = _update_member(member, seen, pulled.get(name), state[name], step)
-            if name in projecting:
-                seen = projecting[name](seen, new[name])
-            seen = member.view(seen, new[name], step)
+            new[name] = member.next_state(seen, pulled.get(name), state[name], step)
+            seen = member.view(member.keep_zeros(seen, new[name]), new[name], step)
         return new
 
     return WeightTransform(
@@ -202,12 +208,6 @@ def _pull_back(
             break
         (grads,) = pulls[name](grads)
     return {name: pulled[name] for name in wanted}
-
-
-def _update_member(
-    member: WeightTransform, seen: Params, grads: Params | None, state: State, step: Step
-) -> State:
-    return state if member.update is None else member.update(seen, grads, state, step)
 
 
 def _fold_name(key: Key, name: str) -> Key:

@@ -40,10 +40,10 @@ def main() -> None:
     def step(stored, opt, state, i):
         loss, grads = jax.value_and_grad(lambda s: loss_fn(weights.view(s, state, i), x, y))(stored)
         updates, opt = tx.update(grads, opt, stored)
-        stored = weights.project(optax.apply_updates(stored, updates), state)
-        opt = tree.matched(lambda copy: weights.project(copy, state), opt, stored)
-        state = weights.update(stored, None, state, i)
-        return weights.project(stored, state), opt, state, loss
+        stored = weights.keep_zeros(optax.apply_updates(stored, updates), state)
+        opt = tree.matched(lambda copy: weights.keep_zeros(copy, state), opt, stored)
+        state = weights.next_state(stored, None, state, i)
+        return weights.keep_zeros(stored, state), opt, state, loss
 
     for i in range(401):
         stored, opt, state, loss = step(stored, opt, state, i)

@@ -2,10 +2,9 @@
 
 import math
 
-import jax
 import numpy as np
 from frameworks import Framework
-from run import Trace, copies, masks_of
+from run import Trace, arrays, copies, masks_of
 from transforms import kernels
 
 from wlab import WeightTransform, quantization, tree
@@ -16,7 +15,7 @@ def check_zeros(weights: WeightTransform, trace: Trace) -> None:
     for state, seen in zip(trace.states[1:], trace.seen[1:], strict=True):
         for path, mask in masks_of(weights, state).items():
             for name, copy in {"stored": state.stored, "seen": seen, "ema": state.ema}.items():
-                leaf = tree.leaves(copy).get(path)
+                leaf = arrays(copy).get(path)
                 if leaf is not None:
                     assert not leaf[~mask].tobytes().strip(b"\0"), f"{name} {path}"
 
@@ -32,7 +31,7 @@ def check_regrowth(weights: WeightTransform, trace: Trace) -> int:
         for path in old:
             born = ~old[path] & new[path]
             regrown += int(born.sum())
-            assert (tree.leaves(after.stored)[path][born] == 0).all(), f"stored {path}"
+            assert (arrays(after.stored)[path][born] == 0).all(), f"stored {path}"
             for copy in copies(after):
                 assert (copy[path][born] == 0).all(), f"a moment of {path}"
     return regrown
@@ -41,7 +40,7 @@ def check_regrowth(weights: WeightTransform, trace: Trace) -> int:
 def check_tied_once(framework: Framework, weights: WeightTransform, trace: Trace) -> None:
     """A tied leaf is stored once, has one moment, is counted once and is seen twice, equal."""
     destination, source = framework.tie
-    state, seen = trace.states[-1], tree.leaves(trace.seen[-1])
+    state, seen = trace.states[-1], arrays(trace.seen[-1])
     assert destination not in tree.leaves(state.stored)
     assert not [p for p in tree.paths(state.opt) if p.endswith(destination)]
     np.testing.assert_array_equal(seen[destination], seen[source])
@@ -62,9 +61,8 @@ def check_equal(reference: Trace, trace: Trace, weights: WeightTransform) -> Non
         for path in masks_a:
             different = (masks_a[path] != masks_b[path]).mean()
             assert different <= 2 / masks_a[path].size, f"mask of {path}: {different:.2%} differ"
-        for (path, x), y in zip(
-            tree.leaves(a.stored).items(), jax.tree.leaves(b.stored), strict=True
-        ):
+        for path, x in arrays(a.stored).items():
+            y = arrays(b.stored)[path]
             same = masks_a[path] == masks_b[path] if path in masks_a else np.True_
             close = np.isclose(x, y, rtol=1e-5, atol=1e-5 * max(np.abs(x).max(), 1e-3))
             assert (close | ~same).all(), f"{path}: {np.abs(x - y).max()}"

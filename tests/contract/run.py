@@ -15,7 +15,7 @@ ROWS = 32
 
 
 class Trace(NamedTuple):
-    """What was seen after each step, on the host; index 0 is the state at the start."""
+    """What was there after each step; index 0 is the start."""
 
     states: list[training.TrainState]
     seen: list[Any]
@@ -53,7 +53,7 @@ def run(
     accumulate: int = 1,
     ema: float | None = 0.5,
 ) -> Trace:
-    """Trains and keeps a host copy of every state."""
+    """Trains and keeps a copy of every state."""
     mesh = placement.make_mesh()
     state = training.init_state(
         framework.init(jax.random.key(7)),
@@ -67,13 +67,13 @@ def run(
     step = training.make_step(loss_of(framework), weights, tx, accumulate=accumulate, ema=ema)
     compiled = training.compile_step(step, state, mode=placement.mode, mesh=mesh)
     view = jax.jit(weights.view)
-    states, seen, losses = [_host(state)], [], []
+    states, seen, losses = [_off_the_mesh(state)], [], []
     for _ in range(steps):
-        seen.append(_host(view(state.stored, state.weights, state.step)))
+        seen.append(_off_the_mesh(view(state.stored, state.weights, state.step)))
         state, metrics = compiled(state, batch())
-        states.append(_host(state))
+        states.append(_off_the_mesh(state))
         losses.append(float(metrics["loss"]))
-    seen.append(_host(view(state.stored, state.weights, state.step)))
+    seen.append(_off_the_mesh(view(state.stored, state.weights, state.step)))
     return Trace(states, seen, losses)
 
 
@@ -82,8 +82,8 @@ def masks_of(weights: WeightTransform, state: training.TrainState) -> dict[str, 
     if weights.project is None:
         return {}
     ones = jax.tree.map(jnp.ones_like, state.stored)
-    kept = tree.leaves(weights.project(ones, state.weights))
-    return {path: np.asarray(leaf) != 0 for path, leaf in kept.items()}
+    kept = arrays(weights.project(ones, state.weights))
+    return {path: leaf != 0 for path, leaf in kept.items()}
 
 
 def copies(state: training.TrainState) -> list[dict[str, np.ndarray]]:
@@ -91,16 +91,23 @@ def copies(state: training.TrainState) -> list[dict[str, np.ndarray]]:
     found: list[dict[str, np.ndarray]] = []
 
     def look(copy: Any) -> Any:
-        found.append({path: np.asarray(leaf) for path, leaf in tree.leaves(copy).items()})
+        found.append(arrays(copy))
         return copy
 
     tree.matched(look, state.opt, jax.tree.map(jnp.zeros_like, state.stored))
     return found
 
 
-def _host(tree: Any) -> Any:
-    def fetch(x: jax.Array) -> Any:
-        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-        return np.asarray(jax.random.key_data(x) if is_key else x)
+def arrays(tree_of_arrays: Any) -> dict[str, np.ndarray]:
+    """The leaves by path, as numpy arrays."""
+    return {path: np.asarray(leaf) for path, leaf in tree.leaves(tree_of_arrays).items()}
 
-    return jax.tree.map(fetch, tree)
+
+def _off_the_mesh(state: Any) -> Any:
+    """Copies on the default device: the step donates its state, and laws know no mesh."""
+
+    def fetch(x: jax.Array) -> jax.Array:
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return jnp.asarray(np.asarray(jax.random.key_data(x) if is_key else x))
+
+    return jax.tree.map(fetch, state)

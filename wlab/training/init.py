@@ -41,17 +41,19 @@ def init_state(
         TypeError: If a leaf is not trainable.
         ValueError: If an array stands at two paths, or a rule does not fit.
     """
-    if not callable(params):
+    # A tree may be callable too, as every equinox module is; a function is a leaf.
+    makes_params = callable(params) and jax.tree_util.all_leaves([params])
+    if not makes_params:
         refuse_untrainable(params)
 
     def create(key: Key, given: Params, model_state: Any) -> TrainState:
-        if callable(params):
+        if makes_params:
             key, key_params = jax.random.split(key)
             given = params(key_params)
             refuse_untrainable(given)
         return create_state(given, weights, tx, key=key, model_state=model_state, ema=ema)
 
-    arguments = (key, None if callable(params) else params, model_state)
+    arguments = (key, None if makes_params else params, model_state)
     if mesh is None:
         return jax.jit(create)(*arguments)
     shardings = state_shardings(jax.eval_shape(create, *arguments), rules, mesh)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from wlab.training.sharding import REPLICATED
 from wlab.training.state import TrainState
 from wlab.transform import Key
 
@@ -88,8 +89,8 @@ def population(
         return members._replace(step=jnp.max(steps)), out
 
     # Members that divide stay on their devices from call to call, others are whole on each.
-    lying = NamedSharding(mesh, PartitionSpec(_AXIS) if padded == size else PartitionSpec())
-    layout: Any = TrainState(*[lying] * len(TrainState._fields))
-    layout = layout._replace(step=NamedSharding(mesh, PartitionSpec()))
+    lying = NamedSharding(mesh, PartitionSpec(_AXIS) if padded == size else REPLICATED)
+    layout = dict.fromkeys(TrainState._fields, lying) | {"step": NamedSharding(mesh, REPLICATED)}
+    layout = TrainState._make(layout.values())
     compiled = jax.jit(whole, donate_argnums=0, out_shardings=(layout, None))
     return lambda state, *shared: compiled(jax.device_put(state, layout), *shared)

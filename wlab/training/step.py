@@ -94,8 +94,7 @@ def _advance(state: TrainState, seen_grads: Params | None, weights: WeightTransf
     if weights.update is None:
         return state
     new = weights.update(state.stored, seen_grads, state.weights, state.step)
-    stored = state.stored if weights.project is None else weights.project(state.stored, new)
-    return state._replace(stored=stored, weights=new)
+    return state._replace(stored=weights.keep_zeros(state.stored, new), weights=new)
 
 
 def _average(state: TrainState, weights: WeightTransform, decay: float | None) -> TrainState:
@@ -108,6 +107,4 @@ def _average(state: TrainState, weights: WeightTransform, decay: float | None) -
     average = jax.tree.map(
         lambda a, s: decay * a + (1 - decay) * s.astype(jnp.float32), state.ema, state.stored
     )
-    if weights.project is not None:
-        average = weights.project(average, state.weights)
-    return state._replace(ema=average)
+    return state._replace(ema=weights.keep_zeros(average, state.weights))

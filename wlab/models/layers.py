@@ -1,0 +1,67 @@
+"""The small parts that the networks share."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+Initializer: TypeAlias = Callable[..., Any]  # (key, shape, dtype) -> array
+Activation: TypeAlias = Callable[[Any], Any]
+Linear: TypeAlias = Callable[[int, int], nnx.Linear]  # makes a layer: (inputs, outputs)
+Norm: TypeAlias = Callable[[int], "LayerNorm"]  # makes a norm: (width)
+
+zeros: Initializer = jax.nn.initializers.zeros
+he_normal: Initializer = jax.nn.initializers.he_normal()
+normal: Callable[[float], Initializer] = jax.nn.initializers.normal
+
+
+class Embed(nnx.Module):
+    """A table whose rows stand for integers. A row that does not exist reads as NaN."""
+
+    def __init__(self, rows: int, width: int, *, init: Initializer, rngs: nnx.Rngs):
+        self.embedding = nnx.Param(init(rngs.params(), (rows, width), jnp.float32))
+
+    def __call__(self, ids: Int[Array, "*shape"]) -> Float[Array, "*shape width"]:
+        # Under Explicit mesh axes a gather must be told where its rows go: beside their ids.
+        place = jax.typeof(ids).sharding
+        explicit = AxisType.Explicit in place.mesh.axis_types
+        out = NamedSharding(place.mesh, PartitionSpec(*place.spec, None)) if explicit else None
+        return self.embedding[...].at[ids].get(mode="fill", out_sharding=out)
+
+
+class LayerNorm(nnx.Module):
+    r"""$(x - \mu)/\sqrt{\sigma^2 + \epsilon}$ over the last axis, scaled and shifted, in float32.
+
+    Reference:
+        Ba et al. 2016 (arXiv:1607.06450), eq. 4.
+    """
+
+    def __init__(self, width: int, *, epsilon: float, use_bias: bool = True):
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(width, jnp.float32)) if use_bias else None
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "*shape width"]) -> Float[Array, "*shape width"]:
+        at = (None,) * (x.ndim - 1)
+        centered = x.astype(jnp.float32) - jnp.mean(x, -1, jnp.float32, keepdims=True)
+        variance = jnp.mean(jnp.square(centered), -1, keepdims=True)
+        out = centered * jax.lax.rsqrt(variance + self.epsilon) * self.scale[at].astype(jnp.float32)
+        if self.bias is not None:
+            out = out + self.bias[at].astype(jnp.float32)
+        return out.astype(x.dtype)
+
+
+def positions(table: Embed, time: int) -> Float[Array, "1 time width"]:
+    """The first rows of a table of learned positions, for a batch.
+
+    Raises:
+        ValueError: If the sequence is longer than the table.
+    """
+    context = table.embedding.shape[0]
+    if time > context:
+        raise ValueError(f"The sequence has {time} tokens, the model's context is {context}.")
+    return table(jnp.arange(time))[None]

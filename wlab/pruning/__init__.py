@@ -1,0 +1,32 @@
+"""Pruning: exact-k selection, masks kept as bits, schedules, budgets and magnitude."""
+
+from wlab.pruning.allocation import Allocation as Allocation
+from wlab.pruning.allocation import Budget as Budget
+from wlab.pruning.allocation import erk as erk
+from wlab.pruning.allocation import globally as globally
+from wlab.pruning.allocation import split as split
+from wlab.pruning.allocation import uniform as uniform
+from wlab.pruning.bits import pack as pack
+from wlab.pruning.bits import packed_axis as packed_axis
+from wlab.pruning.bits import unpack as unpack
+from wlab.pruning.budget import kept as kept
+from wlab.pruning.magnitude import MagnitudeState as MagnitudeState
+from wlab.pruning.magnitude import magnitude as magnitude
+from wlab.pruning.oneshot import masks_of as masks_of
+from wlab.pruning.oneshot import prune as prune
+from wlab.pruning.oneshot import report as report
+from wlab.pruning.order import counts as counts
+from wlab.pruning.order import ordered_keys as ordered_keys
+from wlab.pruning.schedules import Schedule as Schedule
+from wlab.pruning.schedules import constant as constant
+from wlab.pruning.schedules import cubic as cubic
+from wlab.pruning.schedules import iterative as iterative
+from wlab.pruning.schedules import oneshot as oneshot
+from wlab.pruning.search import bisection as bisection
+from wlab.pruning.search import bracket as bracket
+from wlab.pruning.search import near as near
+from wlab.pruning.selection import first_true as first_true
+from wlab.pruning.selection import kth_threshold as kth_threshold
+from wlab.pruning.selection import topk_mask as topk_mask
+from wlab.pruning.selection import topk_masks as topk_masks
+from wlab.pruning.shares import Share as Share

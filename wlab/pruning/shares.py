@@ -1,0 +1,67 @@
+"""Which leaves are pruned, and what each is allowed: rules made into budgets."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from wlab import tree
+from wlab.pruning.allocation import Allocation, Budget, Shape
+from wlab.pruning.budget import Density, kept, refuse_bad_density
+from wlab.pruning.order import key_bits
+from wlab.transform import Params
+
+Share: TypeAlias = Density | bool | None
+"""True: pruned, within the allocation. A density: pruned to its own. None, False: left alone."""
+
+
+def pruned_shares(rules: tree.Rules[Share], params: Params, *, purpose: str) -> dict[str, Density]:
+    """The shares of the leaves that are pruned, by path: True or a density each.
+
+    Raises:
+        ValueError: If a leaf has no rule, a rule no leaf, no leaf is selected, or a density is
+            outside [0, 1].
+        TypeError: If a selected leaf is not float32, bfloat16 or float16.
+    """
+    shares = tree.resolve(rules, params, purpose=purpose)
+    pruned = {path: share for path, share in shares.items() if is_pruned(share)}
+    if not pruned:
+        raise ValueError(f"{purpose}: the rules select none of the leaves {list(shares)}.")
+    named = tree.leaves(params)
+    for path, share in pruned.items():
+        refuse_bad_density(share, f"density of {path!r}")
+        try:
+            key_bits(jnp.result_type(named[path]))
+        except TypeError as error:
+            raise TypeError(f"{purpose}: leaf {path!r} cannot be ranked. {error}") from None
+    return pruned
+
+
+def is_pruned(share: Share) -> bool:
+    """Whether a share is anything but None or False; a density of 0 is."""
+    return share is not None and share is not False
+
+
+def matrices(params: Params) -> tree.Rules[Share]:
+    """The rules that prune every float leaf of two or more axes and leave the others alone."""
+    return [(re.escape(path), _is_matrix(leaf)) for path, leaf in tree.param_leaves(params).items()]
+
+
+def budgets(
+    shares: Mapping[str, Density],
+    shapes: Mapping[str, Shape],
+    density: Density,
+    allocation: Allocation,
+) -> list[Budget]:
+    """A budget of its own for every leaf with a density; the allocation's for the others."""
+    own = {path: share for path, share in shares.items() if share is not True}
+    shared = {path: shapes[path] for path in shares if path not in own}
+    alone = [Budget((path,), kept(math.prod(shapes[path]), d)) for path, d in own.items()]
+    return alone + (allocation(shared, density) if shared else [])
+
+
+def _is_matrix(leaf: Array) -> bool:
+    return jnp.ndim(leaf) > 1 and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
