@@ -1,5 +1,6 @@
 """Runs a few real steps of one row of the product, and looks at every state on the way."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -56,7 +57,7 @@ def run(
     """Trains and keeps a copy of every state."""
     mesh = placement.make_mesh()
     state = training.init_state(
-        framework.init(jax.random.key(7)),
+        _params(framework),
         weights,
         tx,
         key=jax.random.key(1),
@@ -75,6 +76,11 @@ def run(
         losses.append(float(metrics["loss"]))
     seen.append(_off_the_mesh(view(state.stored, state.weights, state.step)))
     return Trace(states, seen, losses)
+
+
+@functools.cache
+def _params(framework: Framework) -> Any:
+    return framework.init(jax.random.key(7))
 
 
 def masks_of(weights: WeightTransform, state: training.TrainState) -> dict[str, np.ndarray]:

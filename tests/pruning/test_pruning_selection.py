@@ -94,7 +94,8 @@ def test_keys_are_in_the_order_of_all_scores_and_invert(dtype):
     word = np.uint16 if jnp.dtype(dtype).itemsize == 2 else np.uint32
     patterns = np.linspace(0, np.iinfo(word).max, 60_001).astype(word)
     x = patterns.view(np.dtype(dtype))
-    x = x[~np.isnan(x)]
+    with np.errstate(invalid="ignore"):  # bfloat16's isnan warns of signalling NaNs
+        x = x[~np.isnan(x)]
     keys = np.asarray(pruning.ordered_keys(jnp.asarray(x))).astype(np.int64)
     wide = x.astype(np.float64)
     order = np.argsort(wide, kind="stable")
@@ -107,9 +108,8 @@ def test_counts_of_several_thresholds_in_one_reduction():
     keys = jnp.arange(24, dtype=jnp.uint32).reshape(2, 3, 4)
     thresholds = jnp.array([0, 5, 23, 24], jnp.uint32)
     np.testing.assert_array_equal(pruning.counts(keys, thresholds), [24, 19, 1, 0])
-    assert (
-        len(re.findall(r"= reduce\[", str(jax.make_jaxpr(pruning.counts)(keys, thresholds)))) == 2
-    )
+    jaxpr = str(jax.make_jaxpr(pruning.counts)(keys, thresholds))
+    assert len(re.findall(r"= reduce\[", jaxpr)) == 1
 
 
 def test_leaves_are_ranked_together_as_if_concatenated():
@@ -117,12 +117,11 @@ def test_leaves_are_ranked_together_as_if_concatenated():
     leaves = [np.round(rng.standard_normal(s) * 4) / 4 for s in ((7,), (5, 4), (2, 3, 4), ())]
     flat = np.concatenate([leaf.ravel() for leaf in leaves])
     scores = [jnp.asarray(leaf, jnp.float32) for leaf in leaves]
-    for search in ("bisection", "bracket"):
-        for k in (0, 9, 30, flat.size):
-            masks = compiled("topk_masks", search)(scores, jnp.int32(k))
-            assert [mask.shape for mask in masks] == [leaf.shape for leaf in leaves]
-            together = np.concatenate([np.asarray(mask).ravel() for mask in masks])
-            np.testing.assert_array_equal(together, argsort_mask(flat, k))
+    for k in (0, 9, 30, flat.size):
+        masks = compiled("topk_masks", "bracket")(scores, jnp.int32(k))
+        assert [mask.shape for mask in masks] == [leaf.shape for leaf in leaves]
+        together = np.concatenate([np.asarray(mask).ravel() for mask in masks])
+        np.testing.assert_array_equal(together, argsort_mask(flat, k))
     assert compiled("kth_threshold")(scores, jnp.int32(9)) == np.sort(flat)[-9]
 
 
@@ -145,11 +144,10 @@ def test_large_arrays_are_bracketed_to_the_same_mask():
 def test_vmap_with_a_traced_k_equals_a_loop():
     x = jnp.round(jax.random.normal(jax.random.key(1), (4, 9, 13)) * 4) / 4
     ks = jnp.array([0, 5, 60, 117])
-    for name in ("bisection", "near"):
-        search = SEARCHES[name]
-        many = jax.jit(jax.vmap(functools.partial(pruning.topk_mask, search=search)))
-        one = compiled("topk_mask", name)
-        np.testing.assert_array_equal(many(x, ks), [one(x[i], ks[i]) for i in range(4)])
+    many = jax.jit(jax.vmap(pruning.topk_mask))(x, ks)
+    np.testing.assert_array_equal(many, [compiled("topk_mask")(x[i], ks[i]) for i in range(4)])
+    for mask, values, k in zip(many, x, ks, strict=True):
+        np.testing.assert_array_equal(mask, argsort_mask(np.asarray(values), int(k)))
 
 
 def sharded(x: jax.Array, axis_type: AxisType, spec: P) -> jax.Array:

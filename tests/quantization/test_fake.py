@@ -169,6 +169,24 @@ def test_groups_across_shards_are_right_too(format, spec, axis_type):
         assert largest_gather(program.as_text()) < x.size / 4
 
 
+@AXIS_TYPES
+def test_it_runs_eagerly_on_a_mesh_and_inside_shard_map(axis_type):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((120, 40)), jnp.float32)
+    format = int4(group_size=50)
+
+    def least(w):
+        return round_to_grid(w, format, range_fn=TWO_FACTORS)
+
+    mesh, placed = on_mesh(x, axis_type, P("d", None))
+    np.testing.assert_array_equal(
+        quantization.round_to_grid(placed, format), round_to_grid(x, format)
+    )
+    columns = jax.device_put(x, NamedSharding(mesh, P(None, "d")))
+    with jax.set_mesh(mesh):
+        mapped = jax.shard_map(least, in_specs=P(None, "d"), out_specs=P(None, "d"))
+        np.testing.assert_array_equal(jax.jit(mapped)(columns), least(x))
+
+
 def test_a_population_with_a_delayed_start_is_a_loop(key):
     t = fake_quant(FORMAT, RULES, begin=2)
     stack = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), params())

@@ -62,7 +62,7 @@ def lenet5(
         ValueError: If the images are too small to be pooled twice.
 
     Reference:
-        LeCun et al. 1998; layer sizes of Han et al. 2015 (arXiv:1506.02626), table 4.
+        LeCun et al. 1998; layer sizes of Han et al. 2015 (arXiv:1506.02626), section 4.1.
     """
     if _pooled(_pooled(side)) < 1:
         raise ValueError(f"lenet5: side must be at least 16 pixels, got {side}.")

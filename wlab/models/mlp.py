@@ -75,6 +75,6 @@ def lenet_300_100(
 
     Reference:
         LeCun et al. 1998, "Gradient-based learning applied to document recognition"; with ReLU
-        as in Han et al. 2015 (arXiv:1506.02626), table 3.
+        as in Han et al. 2015 (arXiv:1506.02626), section 4.1.
     """
     return mlp([inputs, 300, 100, classes], kernel_init=kernel_init, bias_init=bias_init)

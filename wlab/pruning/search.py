@@ -1,7 +1,7 @@
 """Two searches for the k-th largest key, by counting passes.
 
 `bisection` costs the same whatever the data: it suits vmap, meshes and accelerators.
-`bracket` and `near` read a large array that lies on one device three to six times.
+`bracket` and `near` read a large array that lies on one device four to eight times.
 """
 
 from collections.abc import Callable, Sequence

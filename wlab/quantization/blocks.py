@@ -68,7 +68,7 @@ def spread(x: Shaped[Array, "..."], axis: int, parts: int) -> Shaped[Array, "...
 def resharded(x: Shaped[Array, "..."], like: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """`x` on an Explicit mesh where `like` is."""
     wanted = jax.typeof(like).sharding
-    return x if jax.typeof(x).sharding == wanted else jax.sharding.reshard(x, wanted)
+    return x if jax.typeof(x).sharding.spec == wanted.spec else jax.sharding.reshard(x, wanted)
 
 
 def _shards(sharding: NamedSharding, names: str | tuple[str, ...]) -> int:
