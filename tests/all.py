@@ -21,7 +21,9 @@ SLICES = 24  # of the full product
 
 def shards() -> dict[str, dict[str, Any]]:
     """The pytest arguments and environment of each shard, by name."""
-    folders = sorted(p.name for p in Path("tests").iterdir() if p.is_dir() and p.name[0] not in "_.")
+    folders = sorted(
+        p.name for p in Path("tests").iterdir() if p.is_dir() and p.name[0] not in "_."
+    )
     found = {f"tests/{name}": {"args": [f"tests/{name}"]} for name in folders if name != "contract"}
     found["tests/*.py"] = {"args": [str(p) for p in sorted(Path("tests").glob("test_*.py"))]}
     found["contract laws"] = {"args": ["tests/contract/test_laws.py"]}
@@ -66,9 +68,14 @@ def _run(shard: dict[str, Any]) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
-    dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True)
-    return head.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")
+    head = _git("rev-parse", "--short=12", "HEAD")
+    return head + ("-dirty" if _git("status", "--porcelain") else "")
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(
+        ["git", *words], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def _table(commit: str, record: dict[str, Any]) -> str:

@@ -4,19 +4,21 @@ The order within a step is the heart of the library:
 
 1. look through the view, take the gradient of the true global mean, pull it back;
 2. let optax update what is stored;
-3. zero, with the old masks, the weights and moments of pruned entries; let the weight
-   transform choose its new state; zero the weights again with the new one.
+3. zero the pruned weights with the old masks; let the weight transform choose its new state;
+   if it differs, zero weights and moments with the old and with the new masks.
 
 Old masks first, new masks after: so a regrown weight starts at zero with zero moments under
-any optimizer.
+any optimizer. Between two changes of the masks a dead moment may be whatever the optimizer
+makes of it: its weight is zeroed at every step.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool
 
 from wlab import tree
 from wlab.training.gradient import Axis, Batch, LossFn, Metrics, global_mean, gradient_sums
@@ -69,7 +71,6 @@ def make_step(
             opt=opt,
             model_state=mean.model_state,
         )
-        new = _keep_zeros(new, weights)
         metrics = {"loss": mean.loss, **mean.metrics}
         if guard is not None:
             new, metrics["nonfinite"] = guarded(state, new, mean.loss, mean.grads)
@@ -79,22 +80,36 @@ def make_step(
     return step
 
 
-def _keep_zeros(state: TrainState, weights: WeightTransform) -> TrainState:
-    """Zeroes stored weights and moments where the state, not yet updated, says so."""
-    if weights.project is None:
-        return state
-    project = weights.project
-    stored = project(state.stored, state.weights)
-    opt = tree.matched(lambda x: project(x, state.weights), state.opt, stored)
-    return state._replace(stored=stored, opt=opt)
-
-
 def _advance(state: TrainState, seen_grads: Params | None, weights: WeightTransform) -> TrainState:
-    """Updates the weight transform and zeroes what it newly dropped."""
+    """Zeroes what the old state drops, updates the state, and then what the new one drops."""
+    old, project = state.weights, weights.project
+    stored = weights.keep_zeros(state.stored, old)
     if weights.update is None:
-        return state
-    new = weights.update(state.stored, seen_grads, state.weights, state.step)
-    return state._replace(stored=weights.keep_zeros(state.stored, new), weights=new)
+        return state._replace(stored=stored)
+    new = weights.update(stored, seen_grads, old, state.step)
+    if project is None:
+        return state._replace(stored=stored, weights=new)
+
+    def clean(stored: Params, opt: Any) -> tuple[Params, Any]:
+        opt = tree.matched(lambda copy: project(project(copy, old), new), opt, stored)
+        return project(stored, new), opt
+
+    # Moments in the step's own path would be computed and copied twice by XLA.
+    stored, opt = jax.lax.cond(
+        _differ(old, new), clean, lambda stored, opt: (stored, opt), stored, state.opt
+    )
+    return state._replace(stored=stored, opt=opt, weights=new)
+
+
+def _differ(old: Any, new: Any) -> Bool[Array, ""]:
+    """Whether any bit of a weight transform's state has changed."""
+
+    def differ(a: Array, b: Array) -> Bool[Array, ""]:
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        return jnp.any(a != b)
+
+    return jax.tree.reduce(jnp.logical_or, jax.tree.map(differ, old, new), jnp.bool_(False))
 
 
 def _average(state: TrainState, weights: WeightTransform, decay: float | None) -> TrainState:
