@@ -47,7 +47,9 @@ def wheel(members: dict[str, bytes]) -> bytes:
 
 FILES = {"images": sha256(IMAGES), "labels": sha256(LABELS)}
 TGZ = tgz({"package/images": IMAGES, "package/labels": LABELS})
-WHEEL = wheel({"toy/images.gz": gzip.compress(IMAGES, mtime=0), "toy/labels.gz": gzip.compress(LABELS)})
+WHEEL = wheel(
+    {"toy/images.gz": gzip.compress(IMAGES, mtime=0), "toy/labels.gz": gzip.compress(LABELS)}
+)
 NPM = Archive(
     "npm", "toy-data", "1.0.0", sha256(TGZ), len(TGZ), tuple(f"package/{n}" for n in FILES)
 )

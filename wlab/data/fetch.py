@@ -27,6 +27,7 @@ def fetch(name: str, *, file: str | Path | None = None, cache: str | Path | None
 
     Raises:
         FetchError: If no client could download it.
+        FileNotFoundError: If `file` is not there.
         ValueError: If the name is unknown or a hash differs.
     """
     if name not in SOURCES:
@@ -51,6 +52,8 @@ def obtain(
     The files are put together beside their final folder, which appears by one rename: a
     process killed at any moment leaves nothing under the final name.
     """
+    if file is not None and not Path(file).expanduser().exists():
+        raise FileNotFoundError(f"{name}: there is no file or folder {file}.")
     cache = cache_folder(cache)
     cache.mkdir(parents=True, exist_ok=True)
     final, part = cache / name, cache / f".{name}.part"
