@@ -45,14 +45,16 @@ DEFAULTS = {
 
 @pytest.fixture(autouse=True, scope="module")
 def relaxed(tmp_path_factory) -> Iterator[None]:
-    """Programs are compiled once for all runs; optax mixes floats with its int32 count."""
+    """One quick compilation for all runs; optax mixes floats with its int32 count."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_disable_most_optimizations", True)
     compilation_cache.reset_cache()
     with jax.numpy_dtype_promotion("standard"):
         yield
     jax.config.update("jax_compilation_cache_dir", None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)
+    jax.config.update("jax_disable_most_optimizations", False)
     compilation_cache.reset_cache()
 
 
