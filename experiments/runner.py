@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from wlab.checkpoint.atomic import written_whole
+
 RESULT = "result.json"
 
 
@@ -60,12 +62,8 @@ def directory_of(config: Any, name: str) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a file at once: a kill leaves the old one or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with written_whole(path) as file:
+        file.write(text.encode())
 
 
 def spread_over_cores(limit: int = 8) -> None:

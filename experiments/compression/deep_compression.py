@@ -26,7 +26,7 @@ import numpy as np
 
 from experiments import runner
 from experiments.compression.lenet import held_out, train_stages
-from experiments.compression.measure import error
+from experiments.compression.measure import errors
 from experiments.compression.packed import write_packed
 from wlab import chain, data, pruning, quantization, tree
 from wlab.transform import WeightTransform
@@ -70,12 +70,11 @@ def run(config: Config, directory: Path) -> dict[str, Any]:
     return {
         "dataset": dataset.name,
         "seeds": list(range(config.seeds)),
-        "dense_error": [error(params, dataset.test, dataset) for params in seen["dense"]],
-        "pruned_error": [error(params, dataset.test, dataset) for params in seen["pruned"]],
+        "dense_error": errors(seen["dense"], dataset.test, dataset),
+        "pruned_error": errors(seen["pruned"], dataset.test, dataset),
         "quantized_error": [found["error"] for found in measured],
         "validation_error": {
-            stage: [error(params, held_out(dataset), dataset) for params in networks]
-            for stage, networks in seen.items()
+            stage: errors(networks, held_out(dataset), dataset) for stage, networks in seen.items()
         },
         "weights": tree.count(seen["dense"][0]),
         "weights_kept": max(sum(tree.nonzero(params).values()) for params in seen["pruned"]),

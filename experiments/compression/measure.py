@@ -16,8 +16,8 @@ from experiments.compression.packed import read_packed
 from wlab import data, models, training, tree
 
 
-def error(params: Any, arrays: data.Arrays, dataset: data.Dataset) -> float:
-    """The error of LeNet-300-100 on some images of a dataset, in percent."""
+def errors(networks: list[Any], arrays: data.Arrays, dataset: data.Dataset) -> list[float]:
+    """The error of each LeNet-300-100 on some images of a dataset, in percent."""
     model = _model(dataset)
 
     def metrics(params: Any, model_state: Any, batch: Any) -> Any:
@@ -26,8 +26,11 @@ def error(params: Any, arrays: data.Arrays, dataset: data.Dataset) -> float:
         sums = training.cross_entropy_sums(logits, batch["label"], batch["weight"])
         return jnp.sum(batch["weight"]), sums
 
-    batches = data.padded_batches(arrays, 1000)
-    return 100 * training.make_evaluate(metrics)(params, (), batches)["error"]
+    evaluate = training.make_evaluate(metrics)
+    return [
+        100 * evaluate(params, (), data.padded_batches(arrays, 1000))["error"]
+        for params in networks
+    ]
 
 
 def main() -> None:
@@ -36,9 +39,8 @@ def main() -> None:
     like = jax.eval_shape(_model(dataset).init, jax.random.key(0))
     found = read_packed(Path(sys.argv[1]))
     params = tree.replace(like, {path: jnp.asarray(leaf) for path, leaf in found.items()})
-    print(
-        json.dumps({"error": error(params, dataset.test, dataset), "weights": tree.count(params)})
-    )
+    (error,) = errors([params], dataset.test, dataset)
+    print(json.dumps({"error": error, "weights": tree.count(params)}))
 
 
 def _model(dataset: data.Dataset) -> models.Model:

@@ -15,6 +15,7 @@ import numpy as np
 import safetensors.numpy
 
 from wlab import quantization, tree
+from wlab.checkpoint.atomic import written_whole
 from wlab.quantization import Format, QTensor
 
 
@@ -40,7 +41,8 @@ def write_packed(path: Path, params: Any, formats: dict[str, Format]) -> int:
             arrays[name] = np.asarray(leaf, np.float16)
             schema[name] = {"shape": leaf.shape}
     raw = safetensors.numpy.save(arrays, {"schema": json.dumps(schema, separators=(",", ":"))})
-    path.write_bytes(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME))
+    with written_whole(path) as file:
+        file.write(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME))
     return path.stat().st_size
 
 

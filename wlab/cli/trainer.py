@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
 from wlab import checkpoint, data, training, tree
+from wlab.checkpoint.atomic import written_whole
 from wlab.cli.recipe import KERNELS, Parts, build, recipe
 from wlab.training.writers import Writer
 
@@ -136,7 +137,8 @@ def _writers(flags: argparse.Namespace) -> list[Writer]:
         return []
     writers = []
     if flags.out is not None:
-        (flags.out / "recipe.json").write_text(json.dumps(recipe(flags), indent=2) + "\n")
+        with written_whole(flags.out / "recipe.json") as file:
+            file.write(f"{json.dumps(recipe(flags), indent=2)}\n".encode())
         writers.append(training.jsonl(flags.out / "metrics.jsonl"))
         if flags.tensorboard:
             writers.append(training.tensorboard(flags.out / "tensorboard"))

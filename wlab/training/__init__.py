@@ -25,7 +25,6 @@ from wlab.training.schedules import warmup_cosine as warmup_cosine
 from wlab.training.schedules import wsd as wsd
 from wlab.training.sharding import SpecRule as SpecRule
 from wlab.training.sharding import fsdp as fsdp
-from wlab.training.sharding import place as place
 from wlab.training.sharding import state_shardings as state_shardings
 from wlab.training.state import Health as Health
 from wlab.training.state import TrainState as TrainState

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from wlab import tree
@@ -97,8 +96,3 @@ def _names(names: Any) -> tuple[str, ...]:
     if names is None:
         return ()
     return names if isinstance(names, tuple) else (names,)
-
-
-def place(state: TrainState, shardings: TrainState) -> TrainState:
-    """Copies a state to its shardings; the caller's arrays stay the caller's."""
-    return jax.jit(lambda s: s, out_shardings=shardings)(state)
