@@ -1,4 +1,4 @@
-"""The same four-layer network in each kind of tree that people keep their weights in."""
+"""The same three-layer network in each kind of tree that people keep their weights in."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-SIZES = (16, 32, 32, 32, 8)
+SIZES = (16, 16, 16, 8)
 LAYERS = range(len(SIZES) - 1)
 
 
@@ -52,7 +52,7 @@ def plain() -> Framework:
 
         return forward([layer(params[f"fc{i}"]) for i in LAYERS], x)
 
-    return Framework(init, apply, ".*/kernel", ("fc2/kernel", "fc1/kernel"))
+    return Framework(init, apply, ".*/kernel", ("fc1/kernel", "fc0/kernel"))
 
 
 def flax_linen() -> Framework:
@@ -65,7 +65,7 @@ def flax_linen() -> Framework:
         lambda key: Net().init(key, jnp.zeros((1, SIZES[0]))),
         lambda params, x: Net().apply(params, x),
         ".*/kernel",
-        ("params/Dense_2/kernel", "params/Dense_1/kernel"),
+        ("params/Dense_1/kernel", "params/Dense_0/kernel"),
     )
 
 
@@ -83,7 +83,7 @@ def flax_nnx() -> Framework:
         lambda key: nnx.split(Net(nnx.Rngs(key)), nnx.Param)[1],
         lambda params, x: nnx.merge(graph, params)(x),
         ".*/kernel",
-        ("fc2/kernel", "fc1/kernel"),
+        ("fc1/kernel", "fc0/kernel"),
     )
 
 
@@ -102,7 +102,7 @@ def equinox() -> Framework:
         lambda key: eqx.filter(Net(key), eqx.is_inexact_array),
         lambda params, x: params(x),
         ".*/weight",
-        ("layers/2/weight", "layers/1/weight"),
+        ("layers/1/weight", "layers/0/weight"),
     )
 
 
@@ -114,7 +114,7 @@ def haiku() -> Framework:
         lambda key: net.init(key, jnp.zeros((1, SIZES[0]))),
         net.apply,
         ".*/w",
-        ("linear_2/w", "linear_1/w"),
+        ("linear_1/w", "linear/w"),
     )
 
 

@@ -1,13 +1,16 @@
 """The laws across transforms, as plain checks of a trace."""
 
 import math
+from collections.abc import Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
-from frameworks import Framework
 from run import Trace, arrays, copies, masks_of
-from transforms import kernels
 
-from wlab import WeightTransform, quantization, tree
+from wlab import WeightTransform, tree
+from wlab.quantization import Format, round_to_grid
+from wlab.tying import Tie
+from wlab.tying.spec import show
 
 
 def check_zeros(weights: WeightTransform, trace: Trace) -> None:
@@ -37,21 +40,30 @@ def check_regrowth(weights: WeightTransform, trace: Trace) -> int:
     return regrown
 
 
-def check_tied_once(framework: Framework, weights: WeightTransform, trace: Trace) -> None:
-    """A tied leaf is stored once, has one moment, is counted once and is seen twice, equal."""
-    destination, source = framework.tie
+def check_tied_once(tie: Tie, trace: Trace) -> None:
+    """A tied leaf is stored once, has one moment, is counted once and is seen twice."""
     state, seen = trace.states[-1], arrays(trace.seen[-1])
-    assert destination not in tree.leaves(state.stored)
-    assert not [p for p in tree.paths(state.opt) if p.endswith(destination)]
-    np.testing.assert_array_equal(seen[destination], seen[source])
-    assert tree.count(trace.seen[-1]) - tree.count(state.stored) == seen[source].size
+    assert tie.destination not in tree.leaves(state.stored)
+    assert not [path for path in tree.paths(state.opt) if path.endswith(f"/{tie.destination}")]
+    np.testing.assert_array_equal(seen[tie.destination], show(jnp.asarray(seen[tie.source]), tie))
+    params = tree.param_leaves(state.stored)
+    assert tree.count(trace.seen[-1]) - tree.count(params) == seen[tie.destination].size
 
 
-def check_on_grid(framework: Framework, trace: Trace, format: quantization.Format) -> None:
+def check_on_grid(formats: Mapping[str, Format], trace: Trace) -> None:
     """Quantized weights lie on their grid: rounding them again changes nothing."""
-    for path in tree.selected(kernels(framework), trace.seen[-1]):
-        leaf = tree.leaves(trace.seen[-1])[path]
-        np.testing.assert_array_equal(leaf, quantization.round_to_grid(leaf, format), err_msg=path)
+    seen = tree.leaves(trace.seen[-1])
+    for path, format in formats.items():
+        again = round_to_grid(seen[path], format)
+        np.testing.assert_array_equal(seen[path], again, err_msg=path)
+
+
+def check_frozen(paths: Sequence[str], trace: Trace, *, until: int) -> None:
+    """Gated leaves are bit-identical up to their step, and move after it."""
+    first, held, last = (arrays(trace.states[step].stored) for step in (0, until, -1))
+    for path in paths:
+        assert first[path].tobytes() == held[path].tobytes(), path
+        assert first[path].tobytes() != last[path].tobytes(), path
 
 
 def check_equal(reference: Trace, trace: Trace, weights: WeightTransform) -> None:

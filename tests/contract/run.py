@@ -67,15 +67,19 @@ def run(
     )
     step = training.make_step(loss_of(framework), weights, tx, accumulate=accumulate, ema=ema)
     compiled = training.compile_step(step, state, mode=placement.mode, mesh=mesh)
-    view = jax.jit(weights.view)
-    states, seen, losses = [_off_the_mesh(state)], [], []
+    states, losses = [_off_the_mesh(state)], []
     for _ in range(steps):
-        seen.append(_off_the_mesh(view(state.stored, state.weights, state.step)))
         state, metrics = compiled(state, batch())
         states.append(_off_the_mesh(state))
         losses.append(float(metrics["loss"]))
-    seen.append(_off_the_mesh(view(state.stored, state.weights, state.step)))
-    return Trace(states, seen, losses)
+    view = _view(weights)
+    return Trace(states, [view(s.stored, s.weights, s.step) for s in states], losses)
+
+
+@functools.cache
+def _view(weights: WeightTransform) -> Any:
+    """Compiled once for all optimizers and placements."""
+    return jax.jit(weights.view)
 
 
 @functools.cache

@@ -25,7 +25,6 @@ from wlab.pruning.schedules import oneshot as oneshot
 from wlab.pruning.search import bisection as bisection
 from wlab.pruning.search import bracket as bracket
 from wlab.pruning.search import near as near
-from wlab.pruning.selection import first_true as first_true
 from wlab.pruning.selection import kth_threshold as kth_threshold
 from wlab.pruning.selection import topk_mask as topk_mask
 from wlab.pruning.selection import topk_masks as topk_masks

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Int32
+from jaxtyping import Array, Bool, Float, Int, Int32, UInt32
 
 from wlab.pruning.order import key_bits, ordered_keys, score_at, sum_together
 from wlab.pruning.search import Keys, Search, bisection
@@ -73,32 +73,40 @@ def topk_masks(
         return [key >= bound for key in keys]
 
     def with_ties() -> list[Bool[Array, "..."]]:
-        tied = [key == bound for key in keys]
-        sizes = [sum_together([leaf.astype(jnp.int32)])[0] for leaf in tied]
-        left, masks = sum(sizes, wanted - reached), []
-        for key, leaf, size in zip(keys, tied, sizes, strict=True):
-            masks.append((key > bound) | first_true(leaf, left))
-            left -= size
+        rows = [_rows(key, bound) for key in keys]
+        left, masks = wanted - sum(jnp.sum(above) for _, above in rows), []
+        for key, (tied, _) in zip(keys, rows, strict=True):
+            masks.append((key > bound) | _first_true(key == bound, tied, left))
+            left -= jnp.sum(tied)
         return masks
 
     return lax.cond(reached == wanted, without_ties, with_ties)
 
 
-def first_true(mask: Bool[Array, "*shape"], n: Int32[Array, ""]) -> Bool[Array, "*shape"]:
-    """Keeps the first `n` true entries in flat order.
+def _rows(
+    key: UInt32[Array, "*shape"], bound: UInt32[Array, ""]
+) -> tuple[Int32[Array, "..."], Int32[Array, "..."]]:
+    """How many keys of each row are at the bound, and how many above; a scalar is one row."""
+    found = [(key == bound).astype(jnp.int32), (key > bound).astype(jnp.int32)]
+    tied, above = sum_together(found, range(key.ndim)[-1:])
+    return tied, above
 
-    Rows are counted; only in the one row where the count runs out are positions looked at.
+
+def _first_true(
+    mask: Bool[Array, "*shape"], in_row: Int32[Array, "..."], n: Int32[Array, ""]
+) -> Bool[Array, "*shape"]:
+    """Keeps the first `n` true entries in flat order, given how many there are in each row.
+
+    Only in the one row where the count runs out are positions looked at.
     """
     if mask.ndim == 0:
         return mask & (n > 0)
-    in_row = jnp.sum(mask, axis=-1, dtype=jnp.int32)
     row = flat_index(in_row.shape)
     cut, left = _run_out(in_row, row, n)
     is_cut = row == cut
-    in_cut = mask & is_cut[..., None]
+    in_cut = jnp.any(mask & is_cut[..., None], axis=range(mask.ndim - 1))
     column = lax.broadcasted_iota(jnp.int32, mask.shape, mask.ndim - 1)
-    per_column = jnp.sum(in_cut, axis=range(mask.ndim - 1), dtype=jnp.int32)
-    last, _ = _run_out(per_column, flat_index(per_column.shape), left)
+    last, _ = _run_out(in_cut.astype(jnp.int32), flat_index(in_cut.shape), left)
     return mask & ((row < cut)[..., None] | (is_cut[..., None] & (column < last)))
 
 
@@ -124,7 +132,7 @@ def _run_out(
     ) -> tuple[Int32[Array, ""], Int32[Array, ""]]:
         start, spent = found
         ends = start + (jnp.array([1, 2, 3], jnp.int32) << (2 * (passes - 1 - i)))
-        sums = sum_together([jnp.where(index < ends[j], amounts, 0) for j in range(3)])
+        sums = jnp.stack(sum_together([jnp.where(index < ends[j], amounts, 0) for j in range(3)]))
         fits = (sums <= n) & (ends <= amounts.size)
         return jnp.max(jnp.where(fits, ends, start)), jnp.max(jnp.where(fits, sums, spent))
 
