@@ -54,22 +54,18 @@ def counts(keys: UInt32[Array, "*shape"], thresholds: UInt32[Array, " m"]) -> In
     One variadic reduction over all thresholds is vectorized by XLA:CPU where a reduction
     a threshold is not.
     """
-    reached = [(keys >= thresholds[i]).astype(jnp.int32) for i in range(thresholds.size)]
-    return jnp.stack(sum_together(reached))
+    return sum_together([(keys >= thresholds[i]).astype(jnp.int32) for i in range(thresholds.size)])
 
 
-def sum_together(
-    arrays: Sequence[Int32[Array, "*shape"]], axes: Sequence[int] | None = None
-) -> list[Int32[Array, "..."]]:
-    """Sums each of several arrays of one shape over some axes, all in one pass.
+def sum_together(arrays: Sequence[Int32[Array, "*shape"]]) -> Int32[Array, " m"]:
+    """Sums each of several arrays of one shape, all in one pass.
 
-    Over all axes at once unless told otherwise: on a mesh only one number a shard and axis is
-    exchanged, where summing the last axis first would exchange the sums of all rows. Of a
-    single array this is no better than `jnp.sum`, which XLA:CPU makes write its operand out.
+    Over all axes at once: on a mesh only one number a shard and axis is exchanged, where
+    summing the last axis first would exchange the sums of all rows.
     """
     zeros = (jnp.int32(0),) * len(arrays)
-    axes = tuple(range(arrays[0].ndim)) if axes is None else tuple(axes)
-    return list(lax.reduce(tuple(arrays), zeros, _add_pairs, axes))
+    axes = tuple(range(arrays[0].ndim))
+    return jnp.stack(lax.reduce(tuple(arrays), zeros, _add_pairs, axes))
 
 
 def _add_pairs(a: Sequence[Array], b: Sequence[Array]) -> tuple[Array, ...]:

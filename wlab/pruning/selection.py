@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Int32, UInt32
+from jaxtyping import Array, Bool, Float, Int, Int32
 
 from wlab.pruning.order import key_bits, ordered_keys, score_at, sum_together
 from wlab.pruning.search import Keys, Search, bisection
@@ -73,23 +73,23 @@ def topk_masks(
         return [key >= bound for key in keys]
 
     def with_ties() -> list[Bool[Array, "..."]]:
-        rows = [_rows(key, bound) for key in keys]
-        left, masks = wanted - sum(jnp.sum(above) for _, above in rows), []
-        for key, (tied, _) in zip(keys, rows, strict=True):
-            masks.append((key > bound) | _first_true(key == bound, tied, left))
-            left -= jnp.sum(tied)
+        tied = [key == bound for key in keys]
+        in_rows = [_in_rows(leaf) for leaf in tied]
+        sizes = [jnp.sum(in_row) for in_row in in_rows]
+        left, masks = sum(sizes, wanted - reached), []
+        for key, leaf, in_row, size in zip(keys, tied, in_rows, sizes, strict=True):
+            masks.append((key > bound) | _first_true(leaf, in_row, left))
+            left -= size
         return masks
 
     return lax.cond(reached == wanted, without_ties, with_ties)
 
 
-def _rows(
-    key: UInt32[Array, "*shape"], bound: UInt32[Array, ""]
-) -> tuple[Int32[Array, "..."], Int32[Array, "..."]]:
-    """How many keys of each row are at the bound, and how many above; a scalar is one row."""
-    found = [(key == bound).astype(jnp.int32), (key > bound).astype(jnp.int32)]
-    tied, above = sum_together(found, range(key.ndim)[-1:])
-    return tied, above
+def _in_rows(mask: Bool[Array, "*shape"]) -> Int32[Array, "..."]:
+    """How many entries of each row are true; a scalar is a row."""
+    # XLA:CPU writes out the operand of such a sum: half as much in 16 bits, if they suffice.
+    dtype = jnp.uint16 if mask.ndim and mask.shape[-1] < 1 << 16 else jnp.int32
+    return jnp.sum(mask, axis=range(mask.ndim)[-1:], dtype=dtype).astype(jnp.int32)
 
 
 def _first_true(
@@ -132,7 +132,7 @@ def _run_out(
     ) -> tuple[Int32[Array, ""], Int32[Array, ""]]:
         start, spent = found
         ends = start + (jnp.array([1, 2, 3], jnp.int32) << (2 * (passes - 1 - i)))
-        sums = jnp.stack(sum_together([jnp.where(index < ends[j], amounts, 0) for j in range(3)]))
+        sums = sum_together([jnp.where(index < ends[j], amounts, 0) for j in range(3)])
         fits = (sums <= n) & (ends <= amounts.size)
         return jnp.max(jnp.where(fits, ends, start)), jnp.max(jnp.where(fits, sums, spent))
 
