@@ -1,3 +1,5 @@
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,3 +121,15 @@ def test_a_sharded_init_never_holds_the_whole_array_on_one_device():
     assert {s.data.shape for s in state.opt[0].mu["kernel"].addressable_shards} == {(8, 8)}
     whole = training.init_state(init, wlab.identity(), optax.adam(0.1), key=jax.random.key(0))
     np.testing.assert_array_equal(whole.stored["kernel"], state.stored["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("tx", "said"),
+    [(optax.adafactor(0.1, min_dim_size_to_factor=4), True), (optax.adam(0.1), False)],
+)
+def test_statistics_that_no_weight_can_be_told_from_are_reported(tx, said, caplog):
+    weights = pruning.magnitude(0.5, [("kernel", True), ("bias", None)])
+    params = {"kernel": jnp.ones((8, 8)), "bias": jnp.zeros(8)}
+    with caplog.at_level(logging.INFO, "wlab.training"):
+        training.init_state(params, weights, tx, key=jax.random.key(0))
+    assert ("v_row/kernel" in caplog.text) == said

@@ -1,5 +1,6 @@
 """A train state where it belongs: shapes first, then shardings, then one compiled init."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from wlab import tree
 from wlab.training.sharding import REPLICATED, SpecRule, state_shardings
 from wlab.training.state import TrainState, create_state, refuse_untrainable
 from wlab.transform import Key, Params, WeightTransform
+
+_log = logging.getLogger("wlab.training")
 
 
 def init_state(
@@ -25,6 +28,9 @@ def init_state(
     rules: tree.Rules[SpecRule] = ((".*", REPLICATED),),
 ) -> TrainState:
     """Creates the state at step 0 on its devices. The caller's arrays are copied.
+
+    Statistics of the optimizer that no pruned weight can be told from, such as Adafactor's
+    row means, are logged: they are left alone where moments are zeroed.
 
     Args:
         params: The weights a model sees, or a function of a key that makes them: then each
@@ -54,7 +60,21 @@ def init_state(
         return create_state(given, weights, tx, key=key, model_state=model_state, ema=ema)
 
     arguments = (key, None if makes_params else params, model_state)
+    abstract = jax.eval_shape(create, *arguments)
+    if weights.project is not None:
+        _report_unmatched(abstract)
     if mesh is None:
         return jax.jit(create)(*arguments)
-    shardings = state_shardings(jax.eval_shape(create, *arguments), rules, mesh)
+    shardings = state_shardings(abstract, rules, mesh)
     return jax.jit(create, out_shardings=shardings)(*arguments)
+
+
+def _report_unmatched(state: TrainState) -> None:
+    left = tree.unmatched(state.opt, state.stored)
+    if left:
+        _log.info(
+            "init_state: %d statistics of the optimizer are not shaped as their weight and keep "
+            "what pruned weights left in them: %s",
+            len(left),
+            ", ".join(left[:4]) + (", …" if len(left) > 4 else ""),
+        )
