@@ -44,14 +44,14 @@ class Config:
 
     dataset: str = field(default="mnist", metadata={"help": "mnist or digits"})
     seeds: int = field(default=5, metadata={"help": "networks trained as one program"})
-    steps: int = field(default=24_000, metadata={"help": "steps of the dense and pruned networks"})
-    tune: int = field(default=4_000, metadata={"help": "further steps with quantized weights"})
+    steps: int = field(default=20_000, metadata={"help": "steps of the dense and pruned networks"})
+    tune: int = field(default=3_000, metadata={"help": "further steps with quantized weights"})
     batch: int = field(default=60, metadata={"help": "examples a step"})
-    lr: float = field(default=1.2e-3, metadata={"help": "peak learning rate of AdamW"})
-    decay: float = field(default=0.05, metadata={"help": "decoupled decay of the kernels"})
-    fc1: float = field(default=0.075, metadata={"help": "density of the first layer"})
-    fc2: float = field(default=0.09, metadata={"help": "density of the second layer"})
-    fc3: float = field(default=0.26, metadata={"help": "density of the last layer"})
+    lr: float = field(default=6e-3, metadata={"help": "peak learning rate of AdamW"})
+    decay: float = field(default=0.1, metadata={"help": "decoupled decay of the kernels"})
+    fc1: float = field(default=0.0775, metadata={"help": "density of the first layer"})
+    fc2: float = field(default=0.1, metadata={"help": "density of the second layer"})
+    fc3: float = field(default=0.3, metadata={"help": "density of the last layer"})
     chunk: int = field(default=1_000, metadata={"help": "steps between checkpoints"})
 
 
@@ -130,7 +130,7 @@ def _chains(config: Config) -> dict[str, WeightTransform]:
         ("fc3/kernel", config.fc3),
         (".*", None),
     ]
-    schedule = pruning.cubic(1.0, config.fc1, end=int(0.7 * config.steps))
+    schedule = pruning.cubic(1.0, config.fc1, end=int(0.8 * config.steps))
     prune = pruning.magnitude(schedule, densities, every=100)
     quant = quantization.fake_quant(FORMAT, KERNELS)
     return {
