@@ -48,13 +48,30 @@ def key_bits(dtype: np.dtype) -> int:
     return jnp.finfo(dtype).bits
 
 
-def counts(keys: UInt32[Array, "*shape"], thresholds: UInt32[Array, " m"]) -> Int32[Array, " m"]:
+def counts(
+    keys: UInt32[Array, "*shape"], thresholds: UInt32[Array, " m"], *, by_rows: bool = False
+) -> Int32[Array, " m"]:
     """Counts the keys at or above each threshold, in one pass.
 
     One variadic reduction over all thresholds is vectorized by XLA:CPU where a reduction
     a threshold is not.
+
+    Args:
+        keys: Of any shape.
+        thresholds: A few of them.
+        by_rows: Count in rows first: on all cores, but on a mesh the rows' counts are exchanged.
     """
-    return sum_together([(keys >= thresholds[i]).astype(jnp.int32) for i in range(thresholds.size)])
+    reached = [(keys >= thresholds[i]).astype(jnp.int32) for i in range(thresholds.size)]
+    return sum_together(_add_up(reached, (keys.ndim - 1,)) if by_rows and keys.ndim else reached)
+
+
+def smallest_from(keys: UInt32[Array, "*shape"], bound: UInt32[Array, ""]) -> UInt32[Array, ""]:
+    """The smallest key at or above a bound, or 2³² - 1 if there is none."""
+    top = jnp.uint32(0xFFFFFFFF)
+    # The second operand is idle: XLA:CPU vectorizes no reduction of one operand.
+    operands = tuple(jnp.where(key, keys, top) for key in (keys >= bound, keys > bound))
+    found = lax.reduce(operands, (top, top), _min_pairs, tuple(range(keys.ndim)))
+    return jnp.minimum(*found)
 
 
 def sum_together(arrays: Sequence[Int32[Array, "*shape"]]) -> Int32[Array, " m"]:
@@ -63,9 +80,17 @@ def sum_together(arrays: Sequence[Int32[Array, "*shape"]]) -> Int32[Array, " m"]
     Over all axes at once: on a mesh only one number a shard and axis is exchanged, where
     summing the last axis first would exchange the sums of all rows.
     """
-    zeros = (jnp.int32(0),) * len(arrays)
-    axes = tuple(range(arrays[0].ndim))
-    return jnp.stack(lax.reduce(tuple(arrays), zeros, _add_pairs, axes))
+    return jnp.stack(_add_up(arrays, tuple(range(arrays[0].ndim))))
+
+
+def _add_up(
+    arrays: Sequence[Int32[Array, "*shape"]], axes: tuple[int, ...]
+) -> Sequence[Int32[Array, "..."]]:
+    return lax.reduce(tuple(arrays), (jnp.int32(0),) * len(arrays), _add_pairs, axes)
+
+
+def _min_pairs(a: Sequence[Array], b: Sequence[Array]) -> tuple[Array, ...]:
+    return tuple(map(lax.min, a, b))
 
 
 def _add_pairs(a: Sequence[Array], b: Sequence[Array]) -> tuple[Array, ...]:

@@ -19,6 +19,7 @@ Found: TypeAlias = tuple[UInt32[Array, ""], Int32[Array, ""]]
 Search: TypeAlias = Callable[[Keys, Int32[Array, ""], int], Found]
 
 _SAMPLE = 1 << 16
+_LINE = 16
 
 
 def bisection(keys: Keys, k: Int32[Array, ""], bits: int) -> Found:
@@ -53,13 +54,19 @@ def bracket(keys: Keys, k: Int32[Array, ""], bits: int) -> Found:
     and more on one device; under vmap it runs to the slowest member.
     """
     stride = _size(keys) // _SAMPLE | 1  # odd: never in step with a row
-    sample = jnp.concatenate([leaf.reshape(-1)[::stride] for leaf in keys])
+    sample = jnp.concatenate([_lines(leaf)[::stride].reshape(-1) for leaf in keys])
     share = k.astype(jnp.float32) / _size(keys)
     margin = 4 * jnp.sqrt(share * (1 - share) * sample.size) + 1
     ranks = share * sample.size + margin * jnp.array([1.0, 0.0, -1.0])
     ranks = jnp.clip(ranks.astype(jnp.int32), 1, sample.size)
     guess, _ = jax.vmap(lambda rank: bisection([sample], rank, bits))(ranks)
     return _narrow(keys, k, bits, guess)
+
+
+def _lines(keys: UInt32[Array, "..."]) -> UInt32[Array, "lines line"]:
+    """The keys as cache lines, which memory hands out whole; a rest that fills none is left out."""
+    line = min(_LINE, keys.size)
+    return keys.reshape(-1)[: keys.size // line * line].reshape(-1, line)
 
 
 def near(previous: Float[Array, ""]) -> Search:
@@ -102,7 +109,7 @@ def _pass(
     keys: Keys, k: Int32[Array, ""], state: _Bracket, thresholds: UInt32[Array, " m"]
 ) -> _Bracket:
     thresholds = jnp.clip(thresholds, state.low + 1, state.high - 1)
-    reached = _count(keys, thresholds)
+    reached = _count(keys, thresholds, by_rows=True)
     enough = reached >= k
     low = jnp.max(jnp.where(enough, thresholds, state.low))
     high = jnp.min(jnp.where(enough, state.high, thresholds))
@@ -116,21 +123,23 @@ def _pass(
 
 
 def _thresholds(state: _Bracket, k: Int32[Array, ""]) -> UInt32[Array, " m"]:
-    """A quartering after a slow pass, else three points about the interpolated rank."""
+    """Equal parts after a slow pass, else points about the interpolated rank."""
     width = (state.high - state.low).astype(jnp.float32)
     inside = (state.above_low - state.above_high).astype(jnp.float32)
     middle = (state.above_low - k).astype(jnp.float32) / inside
     spread = 1 / jnp.sqrt(inside)  # two standard deviations of a rank among evenly spread keys
     fractions = jnp.where(
         state.is_slow,
-        jnp.array([0.25, 0.5, 0.75]),
-        jnp.clip(middle + spread * jnp.array([-1.0, 0.0, 1.0]), 0, 0.999),
+        jnp.array([0.2, 0.4, 0.6, 0.8]),
+        jnp.clip(middle + spread * jnp.array([-1.0, -0.2, 0.2, 1.0]), 0, 0.999),
     )
     return state.low + (fractions * width).astype(jnp.uint32)
 
 
-def _count(keys: Keys, thresholds: UInt32[Array, " m"]) -> Int32[Array, " m"]:
-    return sum((counts(leaf, thresholds) for leaf in keys), jnp.int32(0))
+def _count(
+    keys: Keys, thresholds: UInt32[Array, " m"], *, by_rows: bool = False
+) -> Int32[Array, " m"]:
+    return sum((counts(leaf, thresholds, by_rows=by_rows) for leaf in keys), jnp.int32(0))
 
 
 def _size(keys: Keys) -> int:

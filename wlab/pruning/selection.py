@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Int32
 
-from wlab.pruning.order import key_bits, ordered_keys, score_at, sum_together
+from wlab.pruning.order import key_bits, ordered_keys, score_at, smallest_from, sum_together
 from wlab.pruning.search import Keys, Search, bisection
 
 _MOST = 2**31 - 1
@@ -38,9 +38,8 @@ def kth_threshold(
     keys = [ordered_keys(leaf) for leaf in leaves]
     bound, _ = search(keys, _as_count(k, keys, 1), key_bits(leaves[0].dtype))
     # A search may stop at a threshold between two keys; the smallest key above is the k-th.
-    top = jnp.uint32(0xFFFFFFFF)
-    smallest = [jnp.min(jnp.where(key >= bound, key, top)) for key in keys]
-    return score_at(jnp.min(jnp.stack(smallest)), leaves[0].dtype)
+    smallest = jnp.min(jnp.stack([smallest_from(key, bound) for key in keys]))
+    return score_at(smallest, leaves[0].dtype)
 
 
 def topk_mask(
