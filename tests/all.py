@@ -1,18 +1,22 @@
 """Everything: the full product and the long tests, in shards that resume (`make test-all`).
 
-A shard is a slice of the product or a folder of tests. What passed on this commit is written
-to `runs/test-all/<commit>.json` at once and not run again; failures are.
+A shard is a slice of the product or a folder of tests. What passed is written at once to
+`runs/test-all/<code>-<python>.json`, with the commit it ran on, and not run again; failures are.
+The code is a hash of all files but the prose: a new README asks for no new run.
 
 Flags: --list prints the shards, --only TEXT runs those whose name contains it, --minutes N
 stops before a shard would start after N minutes.
 """
 
 import argparse
+import hashlib
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +47,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"))
     flags = parser.parse_args()
     commit, record = _commit(), {}
-    path = Path("runs/test-all") / f"{commit}.json"
+    path = Path("runs/test-all") / f"{_code()}-{platform.python_version()}.json"
     if path.exists():
         record = json.loads(path.read_text())
     started = time.monotonic()
@@ -51,7 +55,7 @@ def main() -> int:
         late = time.monotonic() - started > 60 * flags.minutes
         if flags.list or late or flags.only not in name or record.get(name, {}).get("passed"):
             continue
-        record[name] = _run(shard)
+        record[name] = {**_run(shard), "commit": commit}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=2))
     print(_table(commit, record))
@@ -72,6 +76,12 @@ def _commit() -> str:
     return head + ("-dirty" if _git("status", "--porcelain") else "")
 
 
+def _code() -> str:
+    files = _git("ls-tree", "-r", "HEAD").splitlines()
+    code = "\n".join(line for line in files if not line.endswith((".md", "LICENSE")))
+    return hashlib.sha256(code.encode()).hexdigest()[:12] + _commit()[12:]
+
+
 def _git(*words: str) -> str:
     return subprocess.run(
         ["git", *words], capture_output=True, text=True, check=True
@@ -79,12 +89,13 @@ def _git(*words: str) -> str:
 
 
 def _table(commit: str, record: dict[str, Any]) -> str:
-    lines = [f"commit {commit}, Python {sys.version.split()[0]}"]
+    versions = f"Python {platform.python_version()}, jax {metadata.version('jax')}"
+    lines = [f"commit {commit}, {versions}"]
     for name in shards():
         result = record.get(name)
         state = "NOT RUN" if result is None else "passed" if result["passed"] else "FAILED"
-        seconds = "" if result is None else f"{result['seconds']:6} s"
-        lines.append(f"{name:24} {state:8} {seconds}")
+        when = "" if result is None else f"{result['seconds']:6} s  on {result['commit']}"
+        lines.append(f"{name:24} {state:8} {when}")
     return "\n".join(lines)
 
 
