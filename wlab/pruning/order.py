@@ -69,7 +69,7 @@ def smallest_from(keys: UInt32[Array, "*shape"], bound: UInt32[Array, ""]) -> UI
     """The smallest key at or above a bound, or 2³² - 1 if there is none."""
     top = jnp.uint32(0xFFFFFFFF)
     # The second operand is idle: XLA:CPU vectorizes no reduction of one operand.
-    operands = tuple(jnp.where(key, keys, top) for key in (keys >= bound, keys > bound))
+    operands = tuple(jnp.where(mask, keys, top) for mask in (keys >= bound, keys > bound))
     found = lax.reduce(operands, (top, top), _min_pairs, tuple(range(keys.ndim)))
     return jnp.minimum(*found)
 

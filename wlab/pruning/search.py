@@ -19,7 +19,7 @@ Found: TypeAlias = tuple[UInt32[Array, ""], Int32[Array, ""]]
 Search: TypeAlias = Callable[[Keys, Int32[Array, ""], int], Found]
 
 _SAMPLE = 1 << 16
-_LINE = 16
+_LINE = 16  # keys in 64 bytes
 
 
 def bisection(keys: Keys, k: Int32[Array, ""], bits: int) -> Found:
@@ -65,7 +65,7 @@ def bracket(keys: Keys, k: Int32[Array, ""], bits: int) -> Found:
 
 def _lines(keys: UInt32[Array, "..."]) -> UInt32[Array, "lines line"]:
     """The keys as cache lines, which memory hands out whole; a rest that fills none is left out."""
-    line = min(_LINE, keys.size)
+    line = min(_LINE, max(keys.size, 1))
     return keys.reshape(-1)[: keys.size // line * line].reshape(-1, line)
 
 
