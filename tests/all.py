@@ -30,7 +30,8 @@ def shards() -> dict[str, dict[str, Any]]:
     )
     found = {f"tests/{name}": {"args": [f"tests/{name}"]} for name in folders if name != "contract"}
     found["tests/*.py"] = {"args": [str(p) for p in sorted(Path("tests").glob("test_*.py"))]}
-    found["contract laws"] = {"args": ["tests/contract/test_laws.py"]}
+    for name in ("laws", "random_chains"):
+        found[f"contract {name}"] = {"args": [f"tests/contract/test_{name}.py"]}
     for i in range(SLICES):
         found[f"product {i + 1}/{SLICES}"] = {
             "args": ["tests/contract/test_product.py"],
