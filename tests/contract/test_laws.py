@@ -19,6 +19,12 @@ from wlab import checkpoint, training, tree
 
 F = FRAMEWORKS["dict"]
 EACH = pytest.mark.parametrize("name", TRANSFORMS)
+# Where a law trains, `make test` takes one row of each kind and `make test-all` every row.
+KINDS = ("identity", "scaled", "alternating", "prune + quant + tie", "steepest + quant + tie")
+TRAINED = [
+    pytest.param(name, marks=() if name in KINDS else pytest.mark.long) for name in TRANSFORMS
+]
+EACH_TRAINED = pytest.mark.parametrize("name", TRAINED)
 
 
 def start(name: str, dtype: Any = jnp.float32) -> tuple[wlab.WeightTransform, Any, Any]:
@@ -119,11 +125,8 @@ def test_after_a_step_project_changes_nothing(name: str):
         jax.tree.map(np.testing.assert_array_equal, again, state.stored)
 
 
-# Every rule for vmap is a transform's own; how members are mapped is not.
-@pytest.mark.parametrize(
-    ("name", "inner"),
-    [*((name, "vmap") for name in TRANSFORMS), ("identity", "map"), ("prune + quant + tie", "map")],
-)
+@EACH_TRAINED
+@pytest.mark.parametrize("inner", ["vmap", pytest.param("map", marks=pytest.mark.long)])
 def test_a_population_equals_its_members_run_alone(name: str, inner: str):
     weights, tx = TRANSFORMS[name](F), OPTIMIZERS["adam"]
     step = training.make_step(loss_of(F), weights, tx)
@@ -149,7 +152,7 @@ def test_a_population_equals_its_members_run_alone(name: str, inner: str):
             np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
-@EACH
+@EACH_TRAINED
 def test_the_state_survives_save_and_restore(name: str, tmp_path: Any):
     weights, tx = TRANSFORMS[name](F), OPTIMIZERS["adamw"]
     state = training.init_state(F.init(jax.random.key(0)), weights, tx, key=jax.random.key(1))
@@ -192,7 +195,7 @@ def test_the_callers_arrays_and_a_seen_tree_survive_donated_steps(name: str):
     jax.tree.map(np.testing.assert_array_equal, seen, first)
 
 
-@EACH
+@EACH_TRAINED
 def test_accumulation_equals_one_large_batch(name: str):
     weights = TRANSFORMS[name](F)
     whole = run(F, weights, OPTIMIZERS["sgd"], PLACEMENTS["one device"], steps=2)
