@@ -4,6 +4,7 @@ The processes are forked from one that has imported everything but has not start
 sooner than from nothing.
 """
 
+import atexit
 import json
 import multiprocessing
 import os
@@ -83,6 +84,8 @@ def _run(argv: list[str], said: Path, devices: int, cache: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_disable_most_optimizations", True)  # compiles sooner
+    # JAX does it at the exit of a program of its own: nobody leaves before the others are done.
+    atexit.register(jax.distributed.shutdown)
     from wlab.cli.main import main
 
     sys.exit(main(argv))
