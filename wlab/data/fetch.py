@@ -46,8 +46,9 @@ def obtain(
     *,
     file: str | Path | None = None,
     cache: str | Path | None = None,
+    verb: str = "data",
 ) -> Path:
-    """As `fetch`, of a source of your own.
+    """As `fetch`, of a source of your own; `wlab VERB fetch NAME` is how users would call it.
 
     The files are put together beside their final folder, which appears by one rename: a
     process killed at any moment leaves nothing under the final name.
@@ -67,7 +68,7 @@ def obtain(
             if file is not None:
                 _take_local(Path(file).expanduser(), source, files)
             else:
-                _take_first(name, source, part)
+                _take_first(name, source, part, verb)
             _sync_folder(files)
             files.rename(final)
             _sync_folder(cache)
@@ -91,7 +92,7 @@ def _is_cached(folder: Path, files: Mapping[str, str]) -> bool:
     return True
 
 
-def _take_first(name: str, source: Source, part: Path) -> None:
+def _take_first(name: str, source: Source, part: Path, verb: str) -> None:
     """Takes the files from the first archive that can be had; a wrong hash ends it."""
     failures = []
     for archive in source.archives:
@@ -104,8 +105,8 @@ def _take_first(name: str, source: Source, part: Path) -> None:
         _refuse_other(path, archive)
         return _take_archive(path, archive, source.files, part / "files")
     raise FetchError(
-        f"{name}: {' '.join(failures)} Install the client or, if you have the data, name it: "
-        f"`wlab data fetch {name} --file PATH` takes the archive or a folder with "
+        f"{name}: {' '.join(failures)} Install the client or, if you have the files, name them: "
+        f"`wlab {verb} fetch {name} --file PATH` takes the archive or a folder with "
         f"{', '.join(source.files)}."
     )
 

@@ -34,18 +34,22 @@ class Attention(nnx.Module):
 
 def attend(
     q: Float[Array, "batch time heads size"],
-    k: Float[Array, "batch time heads size"],
-    v: Float[Array, "batch time heads size"],
-    seen: Bool[Array, "#batch time time"],
+    k: Float[Array, "batch keys kv_heads size"],
+    v: Float[Array, "batch keys kv_heads size"],
+    seen: Bool[Array, "#batch time keys"],
 ) -> Float[Array, "batch time heads size"]:
     r"""$\mathrm{softmax}(QK^\top/\sqrt{\mathrm{size}})V$ over the positions seen, softmax in f32.
 
+    Query heads may outnumber key heads: neighbours then share one.
+
     Reference:
-        Vaswani et al. 2017 (arXiv:1706.03762), eq. 1.
+        Vaswani et al. 2017 (arXiv:1706.03762), eq. 1; Ainslie et al. 2023 (arXiv:2305.13245).
     """
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
-    logits = jnp.where(seen[:, None], logits / math.sqrt(q.shape[-1]), -jnp.inf)
-    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits).astype(v.dtype), v)
+    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1])
+    logits = jnp.einsum("bqhgd,bkhd->bhgqk", grouped, k, preferred_element_type=jnp.float32)
+    logits = jnp.where(seen[:, None, None], logits / math.sqrt(q.shape[-1]), -jnp.inf)
+    weights = jax.nn.softmax(logits).astype(v.dtype)
+    return jnp.einsum("bhgqk,bkhd->bqhgd", weights, v).reshape(q.shape)
 
 
 class FeedForward(nnx.Module):

@@ -55,6 +55,25 @@ class LayerNorm(nnx.Module):
         return out.astype(x.dtype)
 
 
+class RMSNorm(nnx.Module):
+    r"""$x/\sqrt{\overline{x^2} + \epsilon}$ over the last axis, scaled, in float32.
+
+    Reference:
+        Zhang & Sennrich 2019 (arXiv:1910.07467), eq. 4.
+    """
+
+    def __init__(self, width: int, *, epsilon: float):
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "*shape width"]) -> Float[Array, "*shape width"]:
+        at = (None,) * (x.ndim - 1)
+        wide = x.astype(jnp.float32)
+        power = jnp.mean(jnp.square(wide), -1, keepdims=True)
+        out = wide * jax.lax.rsqrt(power + self.epsilon) * self.scale[at].astype(jnp.float32)
+        return out.astype(x.dtype)
+
+
 def positions(table: Embed, time: int) -> Float[Array, "1 time width"]:
     """The first rows of a table of learned positions, for a batch.
 

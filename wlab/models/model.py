@@ -14,9 +14,8 @@ from wlab.tree import paths
 class Model(NamedTuple):
     """What a train step needs to know of a network.
 
-    Statistics that are not trained (BatchNorm's means) are no part of `params`. A model that has
-    them takes `(params, inputs, model_state)` and returns `(outputs, model_state)`, and the loss
-    function hands them on. Whatever draws random numbers takes a key after its inputs.
+    A model with statistics that are not trained, as BatchNorm's means, is a `StatefulModel`.
+    Whatever draws random numbers takes a key after its inputs.
 
     Attributes:
         init: `key -> params`. Under `jax.eval_shape` it allocates nothing, whatever the size.
@@ -25,6 +24,19 @@ class Model(NamedTuple):
 
     init: Callable[[Key], Params]
     apply: Callable[..., Any]
+
+
+class StatefulModel(NamedTuple):
+    """A network with statistics that are not trained: no part of `params`, carried beside them.
+
+    Attributes:
+        init: `key -> (params, model_state)`.
+        apply: `(params, inputs, model_state, train=False) -> (outputs, model_state)`. A loss
+            function hands the new `model_state` on.
+    """
+
+    init: Callable[[Key], tuple[Params, Any]]
+    apply: Callable[..., tuple[Any, Any]]
 
 
 def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
@@ -51,6 +63,45 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
         return nnx.merge(graph, params)(*inputs, **options)
 
     return Model(init, apply)
+
+
+def stateful_from_nnx(make: Callable[[nnx.Rngs, bool], nnx.Module]) -> StatefulModel:
+    """The module that `make(rngs, train)` builds, its batch statistics apart from its parameters.
+
+    `apply` takes `train=True` where the statistics shall be the batch's, and `method=` for another
+    method than `__call__`.
+
+    Raises:
+        ValueError: If the module holds variables that are neither.
+    """
+
+    def split(train: bool) -> nnx.GraphDef:
+        abstract = nnx.eval_shape(lambda: make(_Keys(jax.random.key(0)), train))
+        graph, _, _, rest = nnx.split(abstract, nnx.Param, nnx.BatchStat, ...)
+        if others := paths(nnx.to_pure_dict(rest)):
+            raise ValueError(f"stateful_from_nnx: {others} are neither parameters nor statistics.")
+        return graph
+
+    graphs = {train: split(train) for train in (False, True)}
+
+    def init(key: Key) -> tuple[Params, Any]:
+        _, params, statistics = nnx.split(make(_Keys(key), True), nnx.Param, nnx.BatchStat)
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(statistics)
+
+    def apply(
+        params: Params,
+        inputs: Any,
+        model_state: Any,
+        *,
+        train: bool = False,
+        method: str = "__call__",
+        **options: Any,
+    ) -> tuple[Any, Any]:
+        module = nnx.merge(graphs[train], params, model_state)
+        outputs = getattr(module, method)(inputs, **options)
+        return outputs, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat)) if train else model_state
+
+    return StatefulModel(init, apply)
 
 
 class _Keys(nnx.Rngs):
