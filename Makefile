@@ -4,7 +4,7 @@ PY     = $(VENV)/bin/python
 JOBS  ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 TESTS ?= tests
 
-.PHONY: demo test test-all check format bench lock clean
+.PHONY: demo test test-all test-peers check format bench lock clean
 
 demo: $(VENV)/.ready        ## a weight's whole life on MNIST, beside the published figures
 	$(PY) -m experiments.compression.deep_compression
@@ -14,6 +14,9 @@ test: $(VENV)/.ready        ## the tests, with a pairwise cover of the big produ
 
 test-all: $(VENV)/.ready    ## the full product and the long ones, in resumable shards
 	$(PY) -m tests.all
+
+test-peers: .venv-peers/.ready  ## our files in the ecosystem's own readers, theirs in ours
+	WLAB_PEERS=1 .venv-peers/bin/python -m pytest tests/peers
 
 check: $(VENV)/.ready       ## format, lint, types, layering, sizes
 	$(VENV)/bin/ruff format --check .
@@ -32,7 +35,11 @@ lock: $(VENV)/.ready        ## writes down this environment's versions
 	.ci/lock $(PY)
 
 clean:
-	rm -rf .venv .venv-other runs
+	rm -rf .venv .venv-other .venv-peers runs
 
 $(VENV)/.ready: pyproject.toml
 	.ci/install $(VENV) $(PYTHON)
+
+# Python 3.11, for which torch has a CPU build everywhere.
+.venv-peers/.ready: pyproject.toml
+	.ci/install .venv-peers "$$(.ci/newest-python 3.11)" dev,peers

@@ -28,7 +28,8 @@ def shards() -> dict[str, dict[str, Any]]:
     folders = sorted(
         p.name for p in Path("tests").iterdir() if p.is_dir() and p.name[0] not in "_."
     )
-    found = {f"tests/{name}": {"args": [f"tests/{name}"]} for name in folders if name != "contract"}
+    apart = ("contract", "peers")
+    found = {f"tests/{name}": {"args": [f"tests/{name}"]} for name in folders if name not in apart}
     found["tests/*.py"] = {"args": [str(p) for p in sorted(Path("tests").glob("test_*.py"))]}
     for name in ("laws", "random_chains"):
         found[f"contract {name}"] = {"args": [f"tests/contract/test_{name}.py"]}

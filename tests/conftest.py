@@ -15,6 +15,9 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Needs the packages of the extra `peers`: `make test-peers`.
+collect_ignore = [] if os.environ.get("WLAB_PEERS") else ["peers"]
+
 
 @pytest.fixture
 def key() -> jax.Array:

@@ -25,9 +25,9 @@ TIERS = {
     "inspection": 3,
     "training": 4,
     "models": 4,
-    "pretrained": 4,
-    "cli": 5,
-    "__main__": 6,
+    "pretrained": 5,
+    "cli": 6,
+    "__main__": 7,
 }
 FILES = sorted((ROOT / "wlab").rglob("*.py"))
 LIBRARY = [f for f in FILES if f != ROOT / "wlab/__init__.py"]

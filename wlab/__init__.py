@@ -23,6 +23,7 @@ _PACKAGES = (
     "initializers",
     "inspection",
     "models",
+    "pretrained",
     "pruning",
     "quantization",
     "training",

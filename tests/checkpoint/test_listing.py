@@ -106,7 +106,7 @@ def remove_headers(path):
 
 
 BAD = {
-    "another kind of file": (unlisted("w.bin"), "not a checkpoint that wlab can list"),
+    "another kind of file": (unlisted("w.xyz"), "is of no known format"),
     "an empty directory": (lambda root: root, "is not an orbax checkpoint"),
     "steps of which none is finished": (
         lambda root: (root / "3").mkdir() or root,

@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING
 
 from wlab.checkpoint.listing import Entry as Entry
 from wlab.checkpoint.listing import listing as listing
+from wlab.checkpoint.opening import open_source as open_source
+from wlab.checkpoint.source import Lazy as Lazy
+from wlab.checkpoint.source import Source as Source
 from wlab.checkpoint.steps import Best as Best
 from wlab.checkpoint.steps import best as best
 from wlab.checkpoint.steps import latest as latest
 from wlab.checkpoint.steps import steps as steps
 
 if TYPE_CHECKING:
+    from wlab.checkpoint.formats.flax_msgpack_writing import save_msgpack as save_msgpack
+    from wlab.checkpoint.formats.gguf_writing import save_gguf as save_gguf
+    from wlab.checkpoint.formats.llama2c import open_llama2c as open_llama2c
+    from wlab.checkpoint.formats.llama2c import read_llama2c_tokenizer as read_llama2c_tokenizer
     from wlab.checkpoint.migration import Carried as Carried
     from wlab.checkpoint.migration import Migrated as Migrated
     from wlab.checkpoint.migration import carry as carry
@@ -29,6 +36,9 @@ if TYPE_CHECKING:
     from wlab.checkpoint.store import save as save
 
 _LAZY = {
+    "formats.flax_msgpack_writing": ("save_msgpack",),
+    "formats.gguf_writing": ("save_gguf",),
+    "formats.llama2c": ("open_llama2c", "read_llama2c_tokenizer"),
     "migration": ("Carried", "Migrated", "carry", "migrate"),
     "npz_io": ("load_npz", "save_npz"),
     "plain": ("load",),

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from wlab.checkpoint.safetensors_header import bits, safetensors_header
+from wlab.checkpoint.opening import open_source
+from wlab.checkpoint.safetensors_header import bits
 from wlab.checkpoint.steps import PathLike, latest, step_directories, step_path
 
 
@@ -15,8 +16,8 @@ class Entry:
     Attributes:
         path: As `block_0/attn/q/kernel`; in a foreign file, as it is spelled there.
         shape: Its shape.
-        dtype: Its NumPy or ml_dtypes name, as `bfloat16`.
-        nbytes: Bytes in memory, an int4 being half a byte.
+        dtype: Its NumPy or ml_dtypes name, as `bfloat16`; of encoded blocks, the file's own.
+        nbytes: Its true bytes, an int4 being half a byte.
         sharding: How it was laid out when it was saved, as `data=4,model=2: (data, -)`.
     """
 
@@ -28,29 +29,21 @@ class Entry:
 
 
 def listing(path: PathLike) -> list[Entry]:
-    """The arrays of a safetensors or npz file, an orbax checkpoint, or the newest of its steps.
+    """The arrays of a file that `open_source` knows, an orbax checkpoint, or its newest step.
 
     Raises:
         FileNotFoundError: If there is nothing at `path`.
         ValueError: If it is none of these or its header is damaged, saying how.
     """
-    from wlab.checkpoint.npz_header import npz_header
     from wlab.checkpoint.orbax_header import orbax_header
 
     path = Path(path)
     if path.is_dir():
         return [_entry(*found) for found in orbax_header(_newest_step(path))]
-    if not path.exists():
-        raise FileNotFoundError(f"Nothing at {path}.")
-    if path.suffix == ".npz":
-        return [_entry(name, *found) for name, found in npz_header(path).items()]
-    if path.suffix == ".safetensors":
-        tensors = safetensors_header(path).tensors
-        return [_entry(name, t.dtype, t.shape) for name, t in tensors.items()]
-    raise ValueError(
-        f"{path} is not a checkpoint that wlab can list: "
-        "expected a .safetensors or .npz file, or an orbax directory."
-    )
+    return [
+        Entry(name, array.shape, array.encoding or array.dtype, array.nbytes)
+        for name, array in open_source(path).arrays.items()
+    ]
 
 
 def _entry(path: str, dtype: str, shape: tuple[int, ...], sharding: str | None = None) -> Entry:

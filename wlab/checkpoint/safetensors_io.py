@@ -11,6 +11,7 @@ import numpy as np
 from wlab.checkpoint.atomic import written_whole
 from wlab.checkpoint.nested import fill
 from wlab.checkpoint.safetensors_header import DTYPES, safetensors_header
+from wlab.checkpoint.source import dtype_of, numbers_of
 from wlab.checkpoint.steps import PathLike
 from wlab.tree import leaves
 
@@ -25,7 +26,7 @@ def save_safetensors(path: PathLike, tree: Any, *, metadata: dict[str, str] | No
 
     Args:
         path: The file, by custom ending in `.safetensors`.
-        tree: A pytree of arrays.
+        tree: A pytree of arrays; `Lazy` ones are read one at a time.
         metadata: Text to save beside them.
 
     Raises:
@@ -44,7 +45,7 @@ def save_safetensors(path: PathLike, tree: Any, *, metadata: dict[str, str] | No
     with written_whole(path) as file:
         file.write(struct.pack("<Q", len(header)) + header)
         for leaf in named.values():
-            array = np.asarray(leaf)
+            array = numbers_of(leaf)
             file.write(array.astype(array.dtype.newbyteorder("<"), order="C").tobytes())
 
 
@@ -69,7 +70,7 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 def _dtype(name: str, leaf: Any) -> str:
-    dtype = leaf.dtype.name
+    dtype = dtype_of(leaf)
     if dtype not in _CODES:
         raise ValueError(
             f"save_safetensors: leaf {name!r} is {dtype}, which the format lacks. Pack int4 "

@@ -1,6 +1,6 @@
 """`wlab inspect PATH`: shapes, dtypes, bytes and shardings of a checkpoint, from its header.
 
-With `--stats` the arrays are read too, one at a time where the format allows it.
+With `--stats` the arrays are read too, those of a file one at a time.
 """
 
 import argparse
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wlab.checkpoint import listing
+from wlab.checkpoint import listing, open_source
 from wlab.table import from_records
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     parser.add_argument(
-        "path", type=Path, help="a .safetensors or .npz file, or an orbax directory"
+        "path", type=Path, help="a file of any format wlab reads, or an orbax directory"
     )
     parser.add_argument(
         "--stats", action="store_true", help="read the arrays: mean, std, absmax, density, NaN, Inf"
@@ -43,17 +43,13 @@ def _arrays(path: Path) -> Iterator[tuple[str, Any]]:
     """The numeric arrays of a checkpoint, by the paths of its listing."""
     import numpy as np
 
-    if path.suffix == ".safetensors":
-        from wlab.checkpoint.safetensors_header import safetensors_header
-
-        contents = np.memmap(path, np.uint8, mode="r")
-        for name, tensor in safetensors_header(path).tensors.items():
-            yield name, contents[tensor.begin : tensor.end].view(tensor.dtype)
+    if path.is_file():
+        for name, array in open_source(path).arrays.items():
+            yield name, array.read()
         return
-    from wlab.checkpoint import load, load_npz
+    from wlab.checkpoint import load
     from wlab.tree import leaves
 
-    tree = load_npz(path) if path.suffix == ".npz" else load(path)
-    for name, leaf in leaves(tree).items():
+    for name, leaf in leaves(load(path)).items():
         if isinstance(getattr(leaf, "dtype", None), np.dtype):
             yield name, np.asarray(leaf)

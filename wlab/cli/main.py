@@ -17,9 +17,12 @@ from types import ModuleType
 import wlab
 
 VERBS = {
+    "convert": "weights from one format to another",
     "data": "list datasets, or fetch one",
+    "generate": "text from a language model",
     "inspect": "list what is in a checkpoint",
     "train": "train, prune and quantize a reference network",
+    "weights": "list real networks, fetch one, or show its leaves",
 }
 
 

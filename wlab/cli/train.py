@@ -7,11 +7,11 @@ SIGTERM saves and exits with 75.
 """
 
 import argparse
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from wlab.cli.number import number
 from wlab.table import Table
 
 RATES = {  # each optimizer's default learning rate
@@ -65,23 +65,23 @@ def _what(flag: Callable[..., Any]) -> None:
     flag("--data", choices=("digits", "mnist", "cifar10"), default="digits")
     flag("--file", type=Path, help="the data's archive or folder, if you have it")
     flag("--model", choices=("lenet-300-100", "lenet-5"), default="lenet-300-100")
-    flag("--seed", type=_number(int, 0, 2**32 - 1), default=0, help="of weights and data order")
+    flag("--seed", type=number(int, 0, 2**32 - 1), default=0, help="of weights and data order")
 
 
 def _how(flag: Callable[..., Any]) -> None:
-    flag("--steps", type=_number(int, 1), default=2000, help="in all [2000]")
-    flag("--batch", type=_number(int, 1), default=64, help="examples a step [64]")
-    flag("--accumulate", type=_number(int, 1), default=1, help="microbatches a step")
+    flag("--steps", type=number(int, 1), default=2000, help="in all [2000]")
+    flag("--batch", type=number(int, 1), default=64, help="examples a step [64]")
+    flag("--accumulate", type=number(int, 1), default=1, help="microbatches a step")
     flag("--optimizer", choices=tuple(RATES), default="adamw")
-    flag("--lr", type=_number(float, 0), help="peak learning rate [by optimizer]")
+    flag("--lr", type=number(float, 0), help="peak learning rate [by optimizer]")
     flag("--schedule", choices=("cosine", "wsd", "constant"), default="cosine")
-    flag("--warmup", type=_number(int, 0), help="steps [a twentieth]")
+    flag("--warmup", type=number(int, 0), help="steps [a twentieth]")
     flag(
         "--decay",
-        type=_number(float, 0),
+        type=number(float, 0),
         help="of the kernels: decoupled for adamw, lion, muon [0.01], else L2 [0]",
     )
-    flag("--clip", type=_number(float, 0), help="largest norm of the gradient")
+    flag("--clip", type=number(float, 0), help="largest norm of the gradient")
     flag("--bf16", action="store_true", help="compute in bfloat16, store in float32")
     flag(
         "--guard",
@@ -92,9 +92,9 @@ def _how(flag: Callable[..., Any]) -> None:
 
 
 def _weights(flag: Callable[..., Any]) -> None:
-    flag("--density", type=_number(float, 0, 1), help="fraction of each kernel kept at the end")
+    flag("--density", type=number(float, 0, 1), help="fraction of each kernel kept at the end")
     flag("--bits", type=int, choices=range(2, 9), help="of each kernel's weights as seen")
-    flag("--ema", type=_number(float, 0, 1), help="decay of an average, evaluated as well")
+    flag("--ema", type=number(float, 0, 1), help="decay of an average, evaluated as well")
 
 
 def _where(flag: Callable[..., Any]) -> None:
@@ -107,27 +107,16 @@ def _where(flag: Callable[..., Any]) -> None:
     flag("--mode", choices=("jit", "shard_map", "pmap"), default="jit")
     flag("--fsdp", action="store_true", help="split weights over the data axis too")
     flag("--coordinator", metavar="HOST:PORT", help='of process 0, or "auto" on a cluster')
-    flag("--processes", type=_number(int, 1), help="how many there are")
-    flag("--process", type=_number(int, 0), help="which one this is")
+    flag("--processes", type=number(int, 1), help="how many there are")
+    flag("--process", type=number(int, 0), help="which one this is")
 
 
 def _files(flag: Callable[..., Any]) -> None:
     flag("--out", type=Path, help="folder of checkpoints, metrics.jsonl and recipe.json")
     flag("--fresh", action="store_true", help="move an earlier --out aside and start anew")
-    flag("--save-every", type=_number(int, 1), default=500, help="steps [500]")
-    flag("--keep", type=_number(int, 2), default=3, help="newest checkpoints that stay [3]")
-    flag("--eval-every", type=_number(int, 1), help="steps [at the end only]")
+    flag("--save-every", type=number(int, 1), default=500, help="steps [500]")
+    flag("--keep", type=number(int, 2), default=3, help="newest checkpoints that stay [3]")
+    flag("--eval-every", type=number(int, 1), help="steps [at the end only]")
     flag("--tensorboard", action="store_true", help="also write to --out/tensorboard")
     flag("--wandb", metavar="PROJECT", help="also log to Weights & Biases")
     flag("--no-progress", action="store_true", help="show no bar")
-
-
-def _number(kind: type, low: float | int, high: float | int = math.inf) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        value = kind(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is outside [{low}, {high}]")
-        return value
-
-    parse.__name__ = kind.__name__  # argparse names it where `kind` refuses the text
-    return parse

@@ -1,0 +1,56 @@
+"""Pickles read as data: the opcodes are followed, nothing is imported and nothing is called.
+
+What a pickle would build stays a description: a class or function is its name (`Global`), an
+instance or a call is an `Object` with the arguments and state that were stored for it. Other
+files say what a few names mean (a tensor, an OrderedDict); all the rest remains inert.
+"""
+
+import pickletools
+from collections.abc import Callable, Collection
+from typing import Any
+
+from wlab.checkpoint.formats.pickle_machine import Machine, Readable
+
+_CODES = {opcode.code: opcode for opcode in pickletools.opcodes}
+_MAX_OPCODES = 2_000_000  # an opcode of one byte can cost a hundred in memory
+
+
+def read_pickle(
+    file: Readable,
+    *,
+    calls: Collection[str] | None,
+    persistent: Callable[[Any], Any] | None = None,
+) -> Any:
+    """The value of the pickle at the file's position, which is left behind its end.
+
+    Lists, tuples, text and numbers are themselves; bytes are too when they are few, else a
+    `Piece`. Making an instance of a class (`__new__`, which every protocol since 2 names) always
+    gives an inert `Object`. Any other call gives one only when its name is in `calls`.
+
+    Args:
+        file: The bytes, in memory or mapped.
+        calls: The calls to describe, as `collections.OrderedDict`; None describes all.
+        persistent: Gives the value of a persistent id; without it there may be none.
+
+    Raises:
+        ValueError: If the pickle is malformed or cut off, calls what is not in `calls`, or has
+            more than two million opcodes.
+    """
+    machine = Machine(file, calls, persistent)
+    for _ in range(_MAX_OPCODES):
+        at = file.tell()
+        code = file.read(1)
+        opcode = _CODES.get(code.decode("latin-1"))
+        if opcode is None:
+            what = f"the unknown opcode {code!r}" if code else "its end"
+            raise ValueError(f"the pickle is malformed: {what} at byte {at:,}")
+        try:
+            machine.step(opcode)
+            if opcode.name == "STOP":
+                return machine.pop()
+        except (IndexError, KeyError, TypeError):
+            raise ValueError(
+                f"the pickle is malformed: {opcode.name} at byte {at:,} does not fit what is "
+                "before it"
+            ) from None
+    raise ValueError(f"the pickle has more than {_MAX_OPCODES:,} opcodes")

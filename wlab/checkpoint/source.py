@@ -1,0 +1,82 @@
+"""A file of arrays, opened: what is in it by name, each array where it lies until it is read.
+
+A format is a function `open_x(path) -> Source` that has believed nothing: every size and offset
+has been held against the file before anything of that size is allocated.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (makes NumPy know bfloat16 and float8 by name)
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """An array that stays in its file.
+
+    Attributes:
+        shape: Of what `read` gives.
+        dtype: Of what `read` gives, a NumPy or ml_dtypes name.
+        nbytes: Bytes in the file.
+        read: Reads it into memory of its own; nothing is kept.
+        encoding: What the file calls its elements where they are not plain numbers of `dtype`,
+            as `Q4_1`.
+        blocks: The encoded bytes as uint8, one row for each row of the array; None for plain
+            numbers.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    read: Callable[[], np.ndarray]
+    encoding: str | None = None
+    blocks: Callable[[], np.ndarray] | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a file holds.
+
+    Attributes:
+        path: The file, or the first of its shards.
+        format: As `safetensors`.
+        arrays: By the name that the file gives them, in its order.
+        metadata: What else it says: text, hyper-parameters, vocabularies.
+    """
+
+    path: Path
+    format: str
+    arrays: Mapping[str, Lazy]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def span(path: Path, dtype: str, shape: tuple[int, ...], offset: int) -> Lazy:
+    """Plain little-endian numbers at `offset` bytes, which the caller has checked to be there."""
+    size, stored = prod(shape), np.dtype(dtype).newbyteorder("<")
+
+    def read() -> np.ndarray:
+        array = np.fromfile(path, stored, count=size, offset=offset)
+        if array.size != size:
+            raise ValueError(f"{path} has become shorter since it was opened.")
+        return array.astype(dtype, copy=False).reshape(shape)
+
+    return Lazy(shape, dtype, size * stored.itemsize, read)
+
+
+def dtype_of(leaf: Any) -> str:
+    """The name of the dtype of an array or a `Lazy` one."""
+    return leaf.dtype if isinstance(leaf, Lazy) else leaf.dtype.name
+
+
+def numbers_of(leaf: Any) -> np.ndarray:
+    """An array as NumPy's; a `Lazy` one is read."""
+    return leaf.read() if isinstance(leaf, Lazy) else np.asarray(leaf)

@@ -1,0 +1,92 @@
+"""`wlab generate NAME|PATH PROMPT`: text from a decoder, as it comes."""
+
+import argparse
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from wlab.cli.number import number
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags."""
+    flag = parser.add_argument
+    flag("network", help="a name of `wlab weights list`, a folder of the hub, or a GGUF file")
+    flag("prompt", nargs="+", help="texts to go on from, a row each")
+    flag("--steps", type=number(int, 1), default=64, help="tokens to draw [64]")
+    flag("--temperature", type=number(float, 0), default=1.0, help="0 takes the likeliest [1]")
+    flag("--top-p", type=number(float, 1e-9, 1), default=1.0, help="mass of the nucleus [1]")
+    flag("--seed", type=number(int, 0, 2**32 - 1), default=0)
+    flag("--file", type=Path, help="the package's archive or a folder with the files")
+    flag("--cache", type=Path, help="the folder of all data ($WLAB_CACHE or ~/.cache/wlab)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """The texts, and how long loading and drawing took."""
+    import jax
+
+    from wlab.models import empty_cache, generate
+
+    began = time.monotonic()
+    network = _network(args)
+    loaded = time.monotonic()
+    words = network.tokenizer
+    if words is None:
+        raise ValueError(f"{args.network} has no tokenizer: a text cannot be read.")
+    prompts = [words.encode(prompt) for prompt in args.prompt]
+    rows: list[list[int]] = [[] for _ in prompts]
+    shown = ""
+    for drawn in generate(
+        network.model.apply,
+        network.params,
+        prompts,
+        empty_cache=partial(empty_cache, network.config),
+        steps=args.steps,
+        key=jax.random.key(args.seed),
+        temperature=args.temperature,
+        top_p=args.top_p,
+    ):
+        ended = [words.eos in row for row in rows]
+        rows = [
+            row if end else [*row, int(token)]
+            for row, token, end in zip(rows, drawn, ended, strict=True)
+        ]
+        if len(rows) == 1 and not args.json:
+            shown = _show(words.decode([*prompts[0], *rows[0]]), shown)
+        if all(words.eos in row for row in rows):
+            break
+    spent = time.monotonic() - loaded
+    texts = [words.decode([*p, *row]) for p, row in zip(prompts, rows, strict=True)]
+    return {
+        "texts": texts,
+        "tokens": sum(map(len, rows)),
+        "load_s": round(loaded - began, 2),
+        "tokens_per_s": round(sum(map(len, rows)) / spent, 1),
+    }
+
+
+def text(result: dict[str, Any]) -> str:
+    """The texts, if they have not been shown as they came, and the speed."""
+    shown = [] if len(result["texts"]) == 1 else result["texts"]
+    speed = f"{result['tokens']} tokens, {result['tokens_per_s']} a second"
+    return "\n\n".join([*shown, f"\n({speed}; loaded in {result['load_s']} s)"])
+
+
+def _network(args: argparse.Namespace) -> Any:
+    from wlab import pretrained
+
+    if args.network in pretrained.SOURCES:
+        return pretrained.network(args.network, file=args.file, cache=args.cache)
+    if Path(args.network).is_dir():
+        return pretrained.from_hub(args.network)
+    return pretrained.from_gguf(args.network)
+
+
+def _show(now: str, before: str) -> str:
+    """Writes what is new. A character whose last bytes are still missing waits for them."""
+    whole = now.rstrip("\N{REPLACEMENT CHARACTER}")
+    sys.stdout.write(whole[len(before) :])
+    sys.stdout.flush()
+    return whole

@@ -1,0 +1,35 @@
+"""A network with its weights: all that it takes to run one that others trained."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from wlab.models import Model, StatefulModel
+from wlab.pretrained.name_map import NameMap
+from wlab.pretrained.plan import Plan
+from wlab.pretrained.text import Tokenizer
+from wlab.transform import Params
+
+
+@dataclass(frozen=True)
+class Network:
+    """A pretrained network.
+
+    Attributes:
+        model: Pure functions.
+        config: Its sizes.
+        params: Its weights.
+        model_state: Its statistics, for a `StatefulModel`.
+        tokenizer: For text; None if the files have none.
+        labels: The names of its classes, in order.
+        name_map: How its files name the weights; `export` takes it back.
+        plan: What loading did.
+    """
+
+    model: Model | StatefulModel
+    config: Any
+    params: Params
+    name_map: NameMap
+    plan: Plan
+    model_state: Any = ()
+    tokenizer: Tokenizer | None = None
+    labels: tuple[str, ...] = ()

@@ -1,0 +1,7 @@
+"""Networks from the files that people have: a function for each kind of file."""
+
+from wlab.pretrained.networks.gguf import from_gguf as from_gguf
+from wlab.pretrained.networks.hub import from_hub as from_hub
+from wlab.pretrained.networks.llama2c import from_llama2c as from_llama2c
+from wlab.pretrained.networks.resnets import resnet50_imagenet as resnet50_imagenet
+from wlab.pretrained.networks.resnets import resnet56_cifar10 as resnet56_cifar10

@@ -1,0 +1,79 @@
+"""Two residual networks that others trained: ResNet-56 on CIFAR-10, ResNet-50 on ImageNet."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from wlab.checkpoint import open_source
+from wlab.models import ResNetConfig, resnet
+from wlab.models.resnet import cifar, resnet50
+from wlab.pretrained import maps
+from wlab.pretrained.loading import load
+from wlab.pretrained.name_map import NameMap
+from wlab.pretrained.network import Network
+
+_CIFAR10 = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+_BLUE_GREEN_RED = np.array([103.939, 116.779, 123.68], np.float32)  # means over ImageNet
+
+
+def resnet56_cifar10(path: str | Path, **options: Any) -> Network:
+    """ResNet-56 from `resnet56_cifar10_0.9320_45k.pth`; its inputs are RGB / 255."""
+    config = cifar(56)
+    return _network(path, config, maps.resnet_cifar(config.blocks), _CIFAR10, options)
+
+
+def resnet50_imagenet(folder: str | Path, **options: Any) -> Network:
+    """ResNet-50 from a folder with Keras's `model.json`, its shards and `labels.json`.
+
+    `imagenet_input` makes its inputs.
+    """
+    config = replace(resnet50, biases=True, early_stride=True, epsilon=1e-3)
+    names = json.loads((Path(folder) / "labels.json").read_text())
+    labels = tuple(names[str(i)] for i in range(config.classes))
+    return _network(Path(folder) / "model.json", config, maps.resnet50_keras(), labels, options)
+
+
+def imagenet_input(
+    images: UInt8[np.ndarray, "batch height width 3"],
+) -> Float32[np.ndarray, "batch height width 3"]:
+    """What Keras's ResNet-50 reads: blue, green, red, each minus its mean over ImageNet."""
+    return images[..., ::-1].astype(np.float32) - _BLUE_GREEN_RED
+
+
+def _network(
+    path: str | Path,
+    config: ResNetConfig,
+    name_map: NameMap,
+    labels: tuple[str, ...],
+    options: dict[str, Any],
+) -> Network:
+    model = resnet(config)
+    params, model_state = jax.eval_shape(model.init, jax.random.key(0))
+    like = {"params": params, "model_state": model_state}
+    loaded = load(open_source(path), name_map, like, **options)
+    found = loaded.params
+    return Network(
+        model,
+        config,
+        found["params"],
+        name_map,
+        loaded.plan,
+        model_state=found["model_state"],
+        labels=labels,
+    )
