@@ -22,11 +22,13 @@ _PACKAGES = (
     "decay",
     "initializers",
     "inspection",
+    "merging",
     "models",
     "pretrained",
     "pruning",
     "quantization",
     "training",
+    "transfer",
     "tree",
     "tying",
 )

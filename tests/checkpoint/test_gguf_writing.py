@@ -186,6 +186,8 @@ BAD_METADATA = {
     "text that cannot be encoded": ({"k": "\ud800"}, {}, "metadata 'k' is not string"),
     "a type of nothing": ({}, {"k": "int8"}, "'k' is given a type, but"),
     "an alignment of 3": ({"general.alignment": 3}, {}, "general.alignment is 3, not"),
+    "a negative alignment": ({"general.alignment": -32}, {}, "general.alignment is -32, not"),
+    "a huge alignment": ({"general.alignment": 2**40}, {}, "general.alignment is 1099"),
 }
 
 

@@ -22,7 +22,7 @@ AFFINE16 = {"dtype": "uint16", "scale": 1.25e-5, "min": -0.37}
 GROUPS = [
     [
         ("conv/kernel", "float32", None, F32),
-        ("on", "bool", None, np.uint8([1, 0, 1])),
+        ("on", "bool", None, np.uint8([1, 0, 2])),
         ("q8", "float32", AFFINE8, U8),
         ("i", "int32", None, I32),
     ],
@@ -75,6 +75,7 @@ def test_weights_are_joined_across_shards_and_groups(tmp_path):
     for name, array in expected.items():
         np.testing.assert_array_equal(arrays[name].read(), array, err_msg=name, strict=True)
         assert (arrays[name].dtype, arrays[name].shape) == (array.dtype.name, array.shape)
+    assert arrays["on"].read().view(np.uint8).tolist() == [1, 0, 1]
 
 
 def test_shards_of_one_byte_make_no_difference(tmp_path):

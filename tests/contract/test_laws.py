@@ -20,7 +20,15 @@ from wlab import checkpoint, training, tree
 F = FRAMEWORKS["dict"]
 EACH = pytest.mark.parametrize("name", TRANSFORMS)
 # Where a law trains, `make test` takes one row of each kind and `make test-all` every row.
-KINDS = ("identity", "scaled", "alternating", "prune + quant + tie", "steepest + quant + tie")
+KINDS = (
+    "identity",
+    "scaled",
+    "alternating",
+    "prune + quant + tie",
+    "steepest + quant + tie",
+    "pissa on int4",
+    "prune + freeze + tie",
+)
 TRAINED = [
     pytest.param(name, marks=() if name in KINDS else pytest.mark.long) for name in TRANSFORMS
 ]

@@ -1,5 +1,6 @@
 """The table of weight transforms: a new transform is tested by adding a row."""
 
+import re
 from collections.abc import Callable
 
 from frameworks import Framework
@@ -8,7 +9,8 @@ from toys import alternating, scaled, steepest
 import wlab
 from wlab import WeightTransform, chain, tree
 from wlab.pruning import cubic, erk, globally, magnitude, oneshot
-from wlab.quantization import fake_quant, int4, int8
+from wlab.quantization import dequantize, fake_quant, int4, int8, quantize
+from wlab.transfer import Adapter, Base, dora, freeze, gaussian, lora, pissa
 from wlab.tying import Tie, tie
 
 
@@ -29,6 +31,14 @@ def _tied(f: Framework) -> WeightTransform:
     return tie([Tie(*f.tie)])
 
 
+def _frozen(f: Framework) -> WeightTransform:
+    return freeze([(re.escape(f.tie[1]), True), (".*", False)])
+
+
+def _packed() -> Base:
+    return Base(lambda kernel: quantize(kernel, int4(group_size=12)), dequantize)
+
+
 TRANSFORMS: dict[str, Callable[[Framework], WeightTransform]] = {
     "identity": lambda f: wlab.identity(),
     "magnitude": _pruned,
@@ -47,5 +57,19 @@ TRANSFORMS: dict[str, Callable[[Framework], WeightTransform]] = {
     "prune + quant + tie": lambda f: chain(prune=_pruned(f), quant=_quantized(f), tie=_tied(f)),
     "steepest + quant + tie": lambda f: chain(
         prune=steepest(kernels(f)), inner=chain(quant=_quantized(f), tie=_tied(f))
+    ),
+    "freeze": _frozen,
+    "lora": lambda f: lora(Adapter(2, alpha=6), [(f.kernels, True), (".*", None)]),
+    "dora": lambda f: lora(
+        dora(2, scaling="rank_stabilized", start=gaussian), [(f.kernels, True), (".*", "train")]
+    ),
+    "pissa on int4": lambda f: lora(
+        Adapter(2, alpha=3, start=pissa), [(f.kernels, True), (".*", None)], base=_packed()
+    ),
+    "lora + tie": lambda f: chain(
+        lora=lora(Adapter(2, alpha=6), [(f.kernels, True), (".*", "train")]), tie=_tied(f)
+    ),
+    "prune + freeze + tie": lambda f: chain(
+        prune=_pruned(f), inner=chain(freeze=_frozen(f), tie=_tied(f))
     ),
 }

@@ -6,6 +6,7 @@ has been held against the file before anything of that size is allocated.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -61,15 +62,16 @@ class Source:
 
 def span(path: Path, dtype: str, shape: tuple[int, ...], offset: int) -> Lazy:
     """Plain little-endian numbers at `offset` bytes, which the caller has checked to be there."""
-    size, stored = prod(shape), np.dtype(dtype).newbyteorder("<")
+    size = prod(shape) * np.dtype(dtype).itemsize
+    return Lazy(shape, dtype, size, partial(_numbers_at, path, dtype, shape, offset))
 
-    def read() -> np.ndarray:
-        array = np.fromfile(path, stored, count=size, offset=offset)
-        if array.size != size:
-            raise ValueError(f"{path} has become shorter since it was opened.")
-        return array.astype(dtype, copy=False).reshape(shape)
 
-    return Lazy(shape, dtype, size * stored.itemsize, read)
+def _numbers_at(path: Path, dtype: str, shape: tuple[int, ...], offset: int) -> np.ndarray:
+    stored = np.dtype(dtype).newbyteorder("<")
+    array = np.fromfile(path, stored, count=prod(shape), offset=offset)
+    if array.size != prod(shape):
+        raise ValueError(f"{path} has become shorter since it was opened.")
+    return array.astype(dtype, copy=False).reshape(shape)
 
 
 def dtype_of(leaf: Any) -> str:

@@ -10,7 +10,7 @@ import jax
 from wlab import tree
 from wlab.pretrained.name_map import Move, NameMap
 from wlab.pretrained.ops import forward
-from wlab.table import Table
+from wlab.table import Table, from_records
 
 Policy: TypeAlias = Literal["error", "init", "zero", "slice"]
 Status: TypeAlias = Literal["loaded", "missing", "mismatched", "unexpected", "constant", "ignored"]
@@ -71,9 +71,8 @@ class Plan:
 
     @property
     def table(self) -> Table:
-        """The lines, the `square` ones marked."""
-        columns = ("leaf", "array", "status", "found", "wanted", "policy", "note")
-        return Table(columns, tuple(_row(line) for line in self.lines))
+        """The lines, the `square` ones marked; columns in which nothing stands are left out."""
+        return from_records([_row(line) for line in self.lines])
 
     def count(self, status: Status) -> int:
         """How many lines have this status."""
@@ -215,10 +214,17 @@ def _shape(leaf: Any) -> str:
     return f"[{','.join(map(str, leaf.shape))}]"
 
 
-def _row(line: Line) -> tuple[str, ...]:
-    note = "square: no shape tells its transpose" if line.square else ""
-    policy = "" if line.status in ("loaded", "constant", "ignored") else line.policy
-    return (line.path, line.theirs, line.status, line.found, line.wanted, policy, note)
+def _row(line: Line) -> dict[str, str | None]:
+    well = line.status in ("loaded", "constant", "ignored")
+    return {
+        "leaf": line.path,
+        "array": line.theirs,
+        "status": line.status,
+        "found": line.found,
+        "wanted": line.wanted,
+        "policy": None if well else line.policy,
+        "note": "square: no shape tells its transpose" if line.square else None,
+    }
 
 
 def _fault(line: Line) -> str:

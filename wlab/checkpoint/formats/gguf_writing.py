@@ -80,7 +80,7 @@ def _alignment(metadata: Mapping[str, Any], types: Mapping[str, str]) -> int:
 
 def _bytes(name: str, tensor: _Planned) -> memoryview:
     array = tensor.produce()
-    little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     if little.nbytes != tensor.nbytes:
         raise ValueError(
             f"save_gguf: array {name!r} gave {little.nbytes:,} bytes, {list(tensor.shape)} in "

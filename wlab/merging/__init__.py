@@ -1,0 +1,34 @@
+"""Merging: several models of one shape made one, leaf by leaf, in memory or from files."""
+
+from wlab.merging.arrays import linear as linear
+from wlab.merging.arrays import model_stock as model_stock
+from wlab.merging.arrays import slerp as slerp
+from wlab.merging.deltas import MERGEKIT as MERGEKIT
+from wlab.merging.deltas import PEFT as PEFT
+from wlab.merging.deltas import PEFT_FREQUENCY as PEFT_FREQUENCY
+from wlab.merging.deltas import Convention as Convention
+from wlab.merging.deltas import dare as dare
+from wlab.merging.deltas import task_arithmetic as task_arithmetic
+from wlab.merging.deltas import ties as ties
+from wlab.merging.merge import merge as merge
+from wlab.merging.merge import merge_leaves as merge_leaves
+from wlab.merging.methods import Checked as Checked
+from wlab.merging.methods import Dare as Dare
+from wlab.merging.methods import Linear as Linear
+from wlab.merging.methods import Method as Method
+from wlab.merging.methods import ModelStock as ModelStock
+from wlab.merging.methods import Peers as Peers
+from wlab.merging.methods import Slerp as Slerp
+from wlab.merging.methods import TaskArithmetic as TaskArithmetic
+from wlab.merging.methods import Ties as Ties
+from wlab.merging.parent import LeafLike as LeafLike
+from wlab.merging.parent import Parent as Parent
+from wlab.merging.parent import Readable as Readable
+from wlab.merging.report import report as report
+from wlab.merging.soups import Soup as Soup
+from wlab.merging.soups import ema as ema
+from wlab.merging.soups import greedy_soup as greedy_soup
+from wlab.merging.soups import uniform_soup as uniform_soup
+from wlab.merging.thinning import drop as drop
+from wlab.merging.thinning import num_kept as num_kept
+from wlab.merging.thinning import trim as trim
