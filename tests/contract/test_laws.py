@@ -106,7 +106,7 @@ def test_forward_mode_agrees_with_reverse_mode_through_the_view(name: str):
     assert dot(pushed, cotangent) == pytest.approx(dot(tangent, pulled), rel=1e-4)
 
 
-@EACH
+@EACH_TRAINED
 def test_one_trace_in_many_steps(name: str):
     weights, traces = TRANSFORMS[name](F), []
 
@@ -122,7 +122,7 @@ def test_one_trace_in_many_steps(name: str):
     assert len(traces) == 1
 
 
-@EACH
+@EACH_TRAINED
 def test_after_a_step_project_changes_nothing(name: str):
     weights = TRANSFORMS[name](F)
     trace = run(F, weights, OPTIMIZERS["momentum"], PLACEMENTS["one device"])
@@ -188,7 +188,7 @@ def test_a_nested_chain_equals_the_flat_one():
         check_zeros(nested, b)
 
 
-@EACH
+@EACH_TRAINED
 def test_the_callers_arrays_and_a_seen_tree_survive_donated_steps(name: str):
     weights, tx = TRANSFORMS[name](F), optax.sgd(0.1)
     params = F.init(jax.random.key(0))

@@ -40,13 +40,14 @@ FACTORS = {
 PART, PARTS = (int(n) for n in os.environ.get("WLAB_FULL", "0/0").split("/"))
 
 
-def full() -> list[Row]:
-    """A part of the product; rows with one reference stand together."""
-    rows = sorted(itertools.product(*FACTORS.values()), key=lambda row: (row[0], row[1], row[3]))
-    return rows[len(rows) * PART // PARTS : len(rows) * (PART + 1) // PARTS]
+def chosen() -> list[Row]:
+    """The cover, or a part of the product; rows with one reference stand together."""
+    found = itertools.product(*FACTORS.values()) if PARTS else pairwise(FACTORS)
+    rows = sorted(found, key=lambda row: (row[0], row[1], row[3]))
+    return rows[len(rows) * PART // PARTS : len(rows) * (PART + 1) // PARTS] if PARTS else rows
 
 
-ROWS = full() if PARTS else pairwise(FACTORS)
+ROWS = chosen()
 
 
 @functools.cache

@@ -41,6 +41,7 @@ def product(init, key, *, width, depth):
     return functools.reduce(np.matmul, (np.asarray(factor, np.float64) for factor in factors))
 
 
+@pytest.mark.long
 def test_products_stay_orthogonal_while_gaussian_ones_collapse(key):
     """n 256, depth 50: published median 3e-8 and mean square near 1 for Gaussian factors."""
     ours = singular_values(product(initializers.orthogonal(), key, width=256, depth=50))

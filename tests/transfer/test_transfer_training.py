@@ -93,7 +93,13 @@ def test_what_is_frozen_keeps_every_bit_over_a_thousand_steps_of_adamw(name):
 
 
 @pytest.mark.parametrize(
-    ("explicit", "mode"), [(False, "jit"), (True, "jit"), (False, "shard_map"), (True, "shard_map")]
+    ("explicit", "mode"),
+    [
+        (False, "jit"),
+        pytest.param(True, "jit", marks=pytest.mark.long),
+        pytest.param(False, "shard_map", marks=pytest.mark.long),
+        (True, "shard_map"),
+    ],
 )
 @EACH
 def test_eight_devices_train_as_one(name, explicit, mode):
