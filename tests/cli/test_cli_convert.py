@@ -132,4 +132,4 @@ def test_weights_that_are_not_the_pinned_ones_are_refused(tmp_path, capsys):
 def test_misuse_of_weights_exits_with_2(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["weights", "fetch"])
-    assert "need one" in capsys.readouterr().err
+    assert "`fetch` needs one" in capsys.readouterr().err

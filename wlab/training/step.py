@@ -105,6 +105,8 @@ def _differ(old: Any, new: Any) -> Bool[Array, ""]:
     """Whether any bit of a weight transform's state has changed."""
 
     def differ(a: Array, b: Array) -> Bool[Array, ""]:
+        if a is b:  # handed on, as a frozen base is: not read at every step
+            return jnp.bool_(False)
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
         return jnp.any(a != b)
