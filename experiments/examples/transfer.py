@@ -5,6 +5,7 @@ Expect  3,496 of 50,610 weights trained, nearly all new digits right, the base n
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -21,10 +22,10 @@ def main() -> None:
         logits = model.apply(params, batch["x"])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
         right = (logits.argmax(-1) == batch["y"]).sum()
-        return losses.sum(), (np.float32(len(losses)), model_state, {"right": right})
+        return losses.sum(), (jnp.float32(len(losses)), model_state, {"right": right})
 
     def trained(params, weights, rows, steps):
-        tx, batch = optax.adam(3e-3), {"x": x[rows], "y": y[rows]}
+        tx, batch, metrics = optax.adam(3e-3), {"x": x[rows], "y": y[rows]}, {}
         state = training.init_state(params, weights, tx, key=jax.random.key(0))
         step = training.compile_step(training.make_step(loss_fn, weights, tx), state)
         for _ in range(steps):

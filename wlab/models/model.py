@@ -36,7 +36,7 @@ class StatefulModel(NamedTuple):
     """
 
     init: Callable[[Key], tuple[Params, Any]]
-    apply: Callable[..., tuple[Any, Any]]
+    apply: Callable[..., Any]
 
 
 def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:

@@ -1,7 +1,6 @@
 """Sentences to vectors, by an encoder that was trained for it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +37,7 @@ def sentence_vectors(
     def pooled(
         params: Params, tokens: Int[Array, "batch time"], mask: Bool[Array, "batch time"]
     ) -> Float[Array, "batch width"]:
-        encoded: Any = network.model.apply(params, tokens, mask=mask)
-        states = encoded.states.astype(jnp.float32)
+        states = network.model.apply(params, tokens, mask=mask).states.astype(jnp.float32)
         total = jnp.sum(jnp.where(mask[..., None], states, 0), axis=1)
         return total / jnp.linalg.norm(total, axis=-1, keepdims=True)
 
