@@ -17,8 +17,10 @@ from types import ModuleType
 import wlab
 
 VERBS = {
+    "classify": "what a network sees in photographs",
     "convert": "weights from one format to another",
     "data": "list datasets, or fetch one",
+    "embed": "vectors of sentences, and how alike they are",
     "generate": "text from a language model",
     "inspect": "list what is in a checkpoint",
     "train": "train, prune and quantize a reference network",

@@ -1,7 +1,10 @@
 """A network with its weights: all that it takes to run one that others trained."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from wlab.models import Model, StatefulModel
 from wlab.pretrained.name_map import NameMap
@@ -21,6 +24,8 @@ class Network:
         model_state: Its statistics, for a `StatefulModel`.
         tokenizer: For text; None if the files have none.
         labels: The names of its classes, in order.
+        image_size: Height and width of the images it was trained on, pixels.
+        prepare: From RGB images in uint8 to what its model reads.
         name_map: How its files name the weights; `export` takes it back.
         plan: What loading did.
     """
@@ -33,3 +38,5 @@ class Network:
     model_state: Any = ()
     tokenizer: Tokenizer | None = None
     labels: tuple[str, ...] = ()
+    image_size: int = 0
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None

@@ -33,9 +33,10 @@ _BLUE_GREEN_RED = np.array([103.939, 116.779, 123.68], np.float32)  # means over
 
 
 def resnet56_cifar10(path: str | Path, **options: Any) -> Network:
-    """ResNet-56 from `resnet56_cifar10_0.9320_45k.pth`; its inputs are RGB / 255."""
+    """ResNet-56 from `resnet56_cifar10_0.9320_45k.pth`; `cifar_input` makes its inputs."""
     config = cifar(56)
-    return _network(path, config, maps.resnet_cifar(config.blocks), _CIFAR10, options)
+    found = _network(path, config, maps.resnet_cifar(config.blocks), _CIFAR10, options)
+    return replace(found, image_size=32, prepare=cifar_input)
 
 
 def resnet50_imagenet(folder: str | Path, **options: Any) -> Network:
@@ -46,7 +47,16 @@ def resnet50_imagenet(folder: str | Path, **options: Any) -> Network:
     config = replace(resnet50, biases=True, early_stride=True, epsilon=1e-3)
     names = json.loads((Path(folder) / "labels.json").read_text())
     labels = tuple(names[str(i)] for i in range(config.classes))
-    return _network(Path(folder) / "model.json", config, maps.resnet50_keras(), labels, options)
+    path = Path(folder) / "model.json"
+    found = _network(path, config, maps.resnet50_keras(), labels, options)
+    return replace(found, image_size=224, prepare=imagenet_input)
+
+
+def cifar_input(
+    images: UInt8[np.ndarray, "batch height width 3"],
+) -> Float32[np.ndarray, "batch height width 3"]:
+    """What this ResNet-56 reads: red, green, blue in [0, 1]."""
+    return images.astype(np.float32) / 255
 
 
 def imagenet_input(

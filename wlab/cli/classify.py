@@ -1,0 +1,60 @@
+"""`wlab classify NAME IMAGE …`: what a network sees in photographs (extra `images`)."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from wlab.cli.number import number
+from wlab.pretrained.sources import SOURCES
+from wlab.table import from_records
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags."""
+    flag = parser.add_argument
+    flag("network", choices=SOURCES, help="a name of `wlab weights list`")
+    flag("image", nargs="+", type=Path, help="files that Pillow reads")
+    flag("--top", type=number(int, 1), default=3, help="classes to show [3]")
+    flag("--file", type=Path, help="the package's archive or a folder with the files")
+    flag("--cache", type=Path, help="the folder of all data ($WLAB_CACHE or ~/.cache/wlab)")
+
+
+def run(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row an image and class, the likeliest first."""
+    import jax
+    import numpy as np
+
+    from wlab import pretrained
+
+    network = pretrained.network(args.network, file=args.file, cache=args.cache)
+    if network.prepare is None:
+        raise ValueError(f"{args.network} reads no images.")
+    pixels = np.stack([_square(path, network.image_size) for path in args.image])
+    inputs = network.prepare(pixels)
+    logits, _ = network.model.apply(network.params, inputs, network.model_state)
+    rows = []
+    for path, odds in zip(args.image, np.asarray(jax.nn.softmax(logits)), strict=True):
+        for index in np.argsort(-odds)[: args.top]:
+            found = {"class": network.labels[index], "probability": round(float(odds[index]), 3)}
+            rows.append({"image": str(path), **found})
+    return rows
+
+
+def text(result: list[dict[str, Any]]) -> str:
+    """A table."""
+    return str(from_records(result))
+
+
+def _square(path: Path, size: int) -> Any:
+    """The middle of a photograph, as large as the network wants it."""
+    import numpy as np
+
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ImportError('Pillow is not installed: pip install "weightlab[images]".') from None
+    with Image.open(path) as image:
+        side = min(image.size)
+        left, top = ((n - side) // 2 for n in image.size)
+        middle = image.convert("RGB").crop((left, top, left + side, top + side))
+        return np.asarray(middle.resize((size, size), Image.Resampling.BILINEAR))
