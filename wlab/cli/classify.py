@@ -22,6 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row an image and class, the likeliest first."""
     import jax
+    import jax.numpy as jnp
     import numpy as np
 
     from wlab import pretrained
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     if network.prepare is None:
         raise ValueError(f"{args.network} reads no images.")
     pixels = np.stack([_square(path, network.image_size) for path in args.image])
-    inputs = network.prepare(pixels)
+    inputs = jnp.asarray(network.prepare(pixels))
     logits, _ = network.model.apply(network.params, inputs, network.model_state)
     rows = []
     for path, odds in zip(args.image, np.asarray(jax.nn.softmax(logits)), strict=True):
