@@ -6,6 +6,7 @@ run-time type checks would take most of the time: they compile each closure when
 
 import importlib
 import itertools
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from fuzz import mutations
 
 from wlab.checkpoint.source import Source
 
-MUTATIONS = 300
 CONSTANT = 1 << 20  # bytes that opening and reading may take, whatever the files' size
 FACTOR = 64  # bytes that they may take for each byte of the files
 
@@ -32,8 +32,11 @@ def read_everything(source: Source) -> None:
             assert lazy.blocks().nbytes == lazy.nbytes
 
 
-def damage(module: str, name: str, folder: Path) -> None:
-    """Damages the sample of a row in many ways, and fails unless each is read or refused."""
+def damage(module: str, name: str, folder: Path, *, count: int, seconds: float) -> None:
+    """Damages the sample of a row in many ways, and fails unless each is read or refused.
+
+    Ends after `count` damaged files or after so many seconds, and prints how many there were.
+    """
     write, open_ = importlib.import_module(module).ROWS[name]
     path = folder / "sample"
     write(path)
@@ -41,7 +44,10 @@ def damage(module: str, name: str, folder: Path) -> None:
     sound, refused = path.read_bytes(), 0
     beside = sum(file.stat().st_size for file in folder.rglob("*") if file != path)
     tracemalloc.start()
-    for number, damaged in enumerate(itertools.islice(mutations(sound, seed=0), MUTATIONS)):
+    until, number = time.monotonic() + seconds, 0
+    for number, damaged in enumerate(itertools.islice(mutations(sound, seed=0), count)):
+        if time.monotonic() > until:
+            break
         path.unlink()  # some file systems wait for the disk if a file is written over
         path.write_bytes(damaged)
         tracemalloc.reset_peak()
@@ -55,4 +61,5 @@ def damage(module: str, name: str, folder: Path) -> None:
             raise AssertionError(f"damage {number}: not refused by a ValueError") from error
         peak = tracemalloc.get_traced_memory()[1] - before
         assert peak <= CONSTANT + FACTOR * (len(damaged) + beside), f"damage {number}: {peak:,}"
-    assert refused > MUTATIONS // 10
+    assert refused > number // 10
+    print(f"{name}: {number + 1:,} damaged files, {refused:,} refused")

@@ -18,14 +18,26 @@ from fuzz_formats import all_rows
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize(("module", "name"), all_rows())
-def test_a_damaged_file_is_read_or_refused_by_name(tmp_path, module, name):
+def run(tmp_path: Path, module: str, name: str, *, count: int, seconds: int) -> str:
     source = (
         f"import sys, pathlib; sys.path.insert(0, {str(HERE)!r}); import fuzz_formats;"
-        f"fuzz_formats.damage({module!r}, {name!r}, pathlib.Path({str(tmp_path)!r}))"
+        f"fuzz_formats.damage({module!r}, {name!r}, pathlib.Path({str(tmp_path)!r}), "
+        f"count={count}, seconds={seconds})"
     )
     command = [sys.executable, "-W", "error::RuntimeWarning", "-c", source]
     result = subprocess.run(
-        command, cwd=HERE.parent.parent, capture_output=True, text=True, timeout=300
+        command, cwd=HERE.parent.parent, capture_output=True, text=True, timeout=seconds + 300
     )
     assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize(("module", "name"), all_rows())
+def test_a_damaged_file_is_read_or_refused_by_name(tmp_path, module, name):
+    assert "300 damaged files" in run(tmp_path, module, name, count=300, seconds=120)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("module", "name"), all_rows())
+def test_a_hundred_thousand_damaged_files_are(tmp_path, module, name):
+    print(run(tmp_path, module, name, count=100_000, seconds=600))
