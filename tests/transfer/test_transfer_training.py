@@ -185,3 +185,30 @@ def test_gradual_unfreezing_holds_the_body_and_discriminative_rates_slow_it():
         same = tree.leaves(held.stored)[path].tobytes() == leaf.tobytes()
         assert same == path.startswith("body")
         assert tree.leaves(free.stored)[path].tobytes() != leaf.tobytes()
+
+
+@pytest.mark.parametrize("name", ["freeze", "lora"])
+def test_a_frozen_base_is_split_by_the_rules_of_the_weights(name):
+    mesh = training.mesh_from("data=8")
+    kernel = jax.random.normal(jax.random.key(0), (16, 8))
+    params = {"body": {"kernel": kernel}, "head": {"kernel": kernel.T}}
+    weights = {
+        "freeze": freeze([("body/.*", True), (".*", False)]),
+        "lora": lora(Adapter(2), [("body/kernel", True), ("head/.*", "train"), (".*", None)]),
+    }[name]
+    rules = [("body/kernel", training.fsdp()), (".*", P())]
+    state = training.init_state(
+        params, weights, optax.sgd(0.1), key=jax.random.key(1), mesh=mesh, rules=rules
+    )
+    (base,) = [x for x in jax.tree.leaves(state.weights) if x.shape == kernel.shape]
+    assert base.sharding.spec == P("data", None)
+    np.testing.assert_array_equal(base, kernel)
+    with pytest.raises(ValueError, match=r"'boddy/\.\*' matches no leaf"):
+        training.init_state(
+            params,
+            weights,
+            optax.sgd(0.1),
+            key=jax.random.key(1),
+            mesh=mesh,
+            rules=[("boddy/.*", training.fsdp()), *rules],
+        )

@@ -41,7 +41,7 @@ def init_state(
         model_state: What the model carries besides weights; whole on every device.
         ema: Whether to keep an average of the stored weights.
         mesh: Where to place the state; the default device if None.
-        rules: `(regex, PartitionSpec or fsdp())` for the stored leaves.
+        rules: `(regex, PartitionSpec or fsdp())` for the stored leaves and the frozen ones.
 
     Raises:
         TypeError: If a leaf is not trainable.
@@ -65,7 +65,8 @@ def init_state(
         _report_unmatched(abstract)
     if mesh is None:
         return jax.jit(create)(*arguments)
-    shardings = state_shardings(abstract, rules, mesh)
+    seen = jax.eval_shape(weights.view, abstract.stored, abstract.weights, abstract.step)
+    shardings = state_shardings(abstract, rules, mesh, seen=seen)
     return jax.jit(create, out_shardings=shardings)(*arguments)
 
 

@@ -1,6 +1,7 @@
 """Where each leaf of a train state lives: by rules for the weights, computed for the rest."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -26,15 +27,58 @@ def fsdp(axis: str = "data") -> SpecRule:
     return spec
 
 
-def stored_shardings(
-    stored: Any, rules: tree.Rules[SpecRule], mesh: Mesh
-) -> dict[str, NamedSharding]:
-    """The sharding of each stored leaf, by path. Extra trainables may have rules too.
+def state_shardings(
+    state: TrainState, rules: tree.Rules[SpecRule], mesh: Mesh, *, seen: Any = None
+) -> TrainState:
+    """The sharding of every leaf of a state, given abstract or not.
+
+    Moments, averages, masks and scales lie as the weight they belong to: a leaf whose path ends
+    with a stored path and which has its rank takes its spec, but for the dimensions that do not
+    divide. So do the frozen weights that a transform keeps in its state, by the paths of `seen`.
+    Everything else is whole on every device.
+
+    Args:
+        state: Whole.
+        rules: `(regex, PartitionSpec or fsdp())` for the stored leaves, extra trainables
+            included, and for frozen ones; a frozen leaf without a rule is whole.
+        mesh: Where to.
+        seen: What the model sees, or its shapes; None if nothing is frozen.
 
     Raises:
-        ValueError: If a leaf has no rule, a rule no leaf, or a spec does not divide its leaf.
+        ValueError: If a stored leaf has no rule, a rule no leaf, or a spec does not divide its
+            leaf.
     """
-    leaves = tree.leaves(stored)
+    weights = {**_frozen(state, rules, seen), **tree.leaves(state.stored)}
+    owners = _shardings(weights, rules, mesh)
+
+    def place(path: str, leaf: Any) -> NamedSharding:
+        owner = tree.owner(path, owners)
+        if owner is None or len(weights[owner].shape) != len(leaf.shape):
+            return NamedSharding(mesh, REPLICATED)
+        return NamedSharding(mesh, _fit(leaf.shape, owners[owner].spec, mesh))
+
+    return tree.map_leaves(place, state)
+
+
+def _frozen(state: TrainState, rules: tree.Rules[SpecRule], seen: Any) -> dict[str, Any]:
+    """The leaves that are seen and not stored, are kept in the transform's state, and have a rule.
+
+    What is seen of a tie is kept nowhere: a rule for it stays an error.
+    """
+    stored, leaves = tree.leaves(state.stored), tree.leaves(seen)
+    kept = {tree.owner(path, leaves) for path in tree.paths(state.weights)}
+    return {
+        path: leaf
+        for path, leaf in leaves.items()
+        if path in kept
+        and path not in stored
+        and any(re.fullmatch(pattern, path) for pattern, _ in rules)
+    }
+
+
+def _shardings(
+    leaves: dict[str, Any], rules: tree.Rules[SpecRule], mesh: Mesh
+) -> dict[str, NamedSharding]:
     chosen = tree.match(rules, list(leaves), purpose="sharding")
     shardings = {}
     for path, leaf in leaves.items():
@@ -43,25 +87,6 @@ def stored_shardings(
         _check_divides(path, leaf, spec, mesh)
         shardings[path] = NamedSharding(mesh, spec)
     return shardings
-
-
-def state_shardings(state: TrainState, rules: tree.Rules[SpecRule], mesh: Mesh) -> TrainState:
-    """The sharding of every leaf of a state, given abstract or not.
-
-    Moments, averages, masks and scales lie as the weight they belong to: a leaf whose path ends
-    with a stored path and which has its rank takes its spec, but for the dimensions that do not
-    divide. Everything else is whole on every device.
-    """
-    owners = stored_shardings(state.stored, rules, mesh)
-    ranks = {path: len(leaf.shape) for path, leaf in tree.leaves(state.stored).items()}
-
-    def place(path: str, leaf: Any) -> NamedSharding:
-        owner = tree.owner(path, owners)
-        if owner is None or ranks[owner] != len(leaf.shape):
-            return NamedSharding(mesh, REPLICATED)
-        return NamedSharding(mesh, _fit(leaf.shape, owners[owner].spec, mesh))
-
-    return tree.map_leaves(place, state)
 
 
 def _fit(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> PartitionSpec:
