@@ -1,22 +1,50 @@
-"""Weights that others trained: in, out, and running."""
+"""Weights that others trained: in, out, and running.
 
-from wlab.pretrained import maps as maps
-from wlab.pretrained import text as text
-from wlab.pretrained.export import export as export
-from wlab.pretrained.loading import Loaded as Loaded
-from wlab.pretrained.loading import load as load
-from wlab.pretrained.name_map import Move as Move
-from wlab.pretrained.name_map import NameMap as NameMap
-from wlab.pretrained.name_map import for_layers as for_layers
-from wlab.pretrained.name_map import move as move
-from wlab.pretrained.name_map import prefixed as prefixed
-from wlab.pretrained.named import fetch as fetch
-from wlab.pretrained.named import network as network
-from wlab.pretrained.network import Network as Network
-from wlab.pretrained.networks import from_gguf as from_gguf
-from wlab.pretrained.networks import from_hub as from_hub
-from wlab.pretrained.networks import from_llama2c as from_llama2c
-from wlab.pretrained.plan import Plan as Plan
-from wlab.pretrained.plan import plan as plan
-from wlab.pretrained.sentences import sentence_vectors as sentence_vectors
+The list of sources is at hand at once; the rest is loaded on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
 from wlab.pretrained.sources import SOURCES as SOURCES
+
+if TYPE_CHECKING:
+    from wlab.pretrained import maps as maps
+    from wlab.pretrained import text as text
+    from wlab.pretrained.exporting import export as export
+    from wlab.pretrained.loading import Loaded as Loaded
+    from wlab.pretrained.loading import load as load
+    from wlab.pretrained.name_map import Move as Move
+    from wlab.pretrained.name_map import NameMap as NameMap
+    from wlab.pretrained.name_map import for_layers as for_layers
+    from wlab.pretrained.name_map import move as move
+    from wlab.pretrained.name_map import prefixed as prefixed
+    from wlab.pretrained.named import fetch as fetch
+    from wlab.pretrained.named import network as network
+    from wlab.pretrained.networks import from_gguf as from_gguf
+    from wlab.pretrained.networks import from_hub as from_hub
+    from wlab.pretrained.networks import from_llama2c as from_llama2c
+    from wlab.pretrained.networks.network import Network as Network
+    from wlab.pretrained.planning import Plan as Plan
+    from wlab.pretrained.planning import plan as plan
+    from wlab.pretrained.sentences import sentence_vectors as sentence_vectors
+
+_LAZY = {
+    "exporting": ("export",),
+    "loading": ("Loaded", "load"),
+    "name_map": ("Move", "NameMap", "for_layers", "move", "prefixed"),
+    "named": ("fetch", "network"),
+    "networks.network": ("Network",),
+    "networks": ("from_gguf", "from_hub", "from_llama2c"),
+    "planning": ("Plan", "plan"),
+    "sentences": ("sentence_vectors",),
+}
+_FILE_OF = {name: file for file, names in _LAZY.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name in ("maps", "text"):
+        return importlib.import_module(f"wlab.pretrained.{name}")
+    if name in _FILE_OF:
+        return getattr(importlib.import_module(f"wlab.pretrained.{_FILE_OF[name]}"), name)
+    raise AttributeError(f"module 'wlab.pretrained' has no attribute {name!r}")

@@ -12,7 +12,7 @@ from wlab import tree
 from wlab.checkpoint import Source, open_source
 from wlab.pretrained.name_map import Move, NameMap
 from wlab.pretrained.ops import forward
-from wlab.pretrained.plan import Line, Plan, Policy, plan
+from wlab.pretrained.planning import Line, Plan, Policy, plan
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from wlab.data import cache_folder, obtain
-from wlab.pretrained.network import Network
 from wlab.pretrained.networks import (
     from_gguf,
     from_hub,
@@ -13,6 +12,7 @@ from wlab.pretrained.networks import (
     resnet50_imagenet,
     resnet56_cifar10,
 )
+from wlab.pretrained.networks.network import Network
 from wlab.pretrained.sources import SOURCES
 
 _STORIES_END = 60_816_028  # bytes of the model; its tokenizer follows

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from wlab.pretrained.network import Network
+from wlab.pretrained.networks.network import Network
 from wlab.transform import Params
 
 _MULTIPLE = 16  # lengths are rounded up to it, so that few programs are compiled

@@ -9,7 +9,7 @@ from wlab.checkpoint import open_source
 from wlab.models import LlamaConfig, llama
 from wlab.pretrained import maps, text
 from wlab.pretrained.loading import load
-from wlab.pretrained.network import Network
+from wlab.pretrained.networks.network import Network
 
 
 def from_gguf(path: str | Path, *, dtype: Any = None, **options: Any) -> Network:

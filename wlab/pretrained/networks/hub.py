@@ -12,7 +12,7 @@ from wlab.models import EncoderConfig, LlamaConfig, Model, encoder, llama
 from wlab.pretrained import maps, text
 from wlab.pretrained.loading import load
 from wlab.pretrained.name_map import NameMap, prefixed
-from wlab.pretrained.network import Network
+from wlab.pretrained.networks.network import Network
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 

@@ -9,7 +9,7 @@ from wlab.checkpoint import open_llama2c
 from wlab.models import LlamaConfig, llama
 from wlab.pretrained import maps, text
 from wlab.pretrained.loading import load
-from wlab.pretrained.network import Network
+from wlab.pretrained.networks.network import Network
 
 
 def from_llama2c(

@@ -15,7 +15,7 @@ from wlab.models.resnet import cifar, resnet50
 from wlab.pretrained import maps
 from wlab.pretrained.loading import load
 from wlab.pretrained.name_map import NameMap
-from wlab.pretrained.network import Network
+from wlab.pretrained.networks.network import Network
 
 _CIFAR10 = (
     "airplane",

@@ -8,7 +8,7 @@ import numpy as np
 
 from wlab.models import Model, StatefulModel
 from wlab.pretrained.name_map import NameMap
-from wlab.pretrained.plan import Plan
+from wlab.pretrained.planning import Plan
 from wlab.pretrained.text import Tokenizer
 from wlab.transform import Params
 
