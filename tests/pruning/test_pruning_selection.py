@@ -131,6 +131,7 @@ def test_leaves_of_two_dtypes_are_ranked_by_value():
     np.testing.assert_array_equal(np.stack(masks), [[False, True], [False, True]])
 
 
+@pytest.mark.long
 def test_large_arrays_are_bracketed_to_the_same_mask():
     x = jax.random.normal(jax.random.key(0), (1200, 1000))
     for values in (x, jnp.round(x * 8) / 8, jnp.where(jnp.abs(x) > 1, x, 0)):
