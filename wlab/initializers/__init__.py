@@ -28,7 +28,6 @@ from wlab.initializers.mup import scale_leaves as scale_leaves
 from wlab.initializers.mup import width_ratios as width_ratios
 from wlab.initializers.orthogonal import delta_orthogonal as delta_orthogonal
 from wlab.initializers.orthogonal import orthogonal as orthogonal
-from wlab.initializers.reinit import path_key as path_key
 from wlab.initializers.reinit import reinit as reinit
 from wlab.initializers.variance import glorot_normal as glorot_normal
 from wlab.initializers.variance import glorot_uniform as glorot_uniform
@@ -38,3 +37,4 @@ from wlab.initializers.variance import lecun_normal as lecun_normal
 from wlab.initializers.variance import lecun_uniform as lecun_uniform
 from wlab.initializers.variance import residual_scaled as residual_scaled
 from wlab.initializers.variance import variance_scaling as variance_scaling
+from wlab.tree import path_key as path_key

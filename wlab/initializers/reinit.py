@@ -1,10 +1,8 @@
 """A fresh tree by rules. A leaf's values depend on the key and its own path, on nothing else."""
 
-import zlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.core import Tracer
 
 from wlab import tree
@@ -33,14 +31,9 @@ def reinit(params: Tree, rules: tree.Rules[Initializer | None], key: Key) -> Tre
     return tree.replace(params, new)
 
 
-def path_key(key: Key, path: str) -> Key:
-    """The key of the leaf at `path`: the CRC-32 of the path folded into `key`."""
-    return jax.random.fold_in(key, jnp.uint32(zlib.crc32(path.encode())))
-
-
 def _fresh(path: str, leaf: Any, initializer: Initializer, key: Key) -> jax.Array:
     try:
-        new = initializer(path_key(key, path), leaf.shape, leaf.dtype)
+        new = initializer(tree.path_key(key, path), leaf.shape, leaf.dtype)
     except ValueError as error:
         raise ValueError(f"reinit: leaf {path!r}: {error}") from error
     sharding = _sharding(leaf)

@@ -1,12 +1,8 @@
 """Models merged leaf by leaf: trees in memory, or files larger than memory."""
 
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -137,7 +133,7 @@ def _merged(
         return _equal(path, parents if origin is None else [*parents, origin])
     leaves = tuple(values(parent, path) for parent in parents)
     base = None if origin is None else values(origin, path)
-    return method(Peers(path, leaves, base, None if key is None else _path_key(key, path)))
+    return method(Peers(path, leaves, base, None if key is None else tree.path_key(key, path)))
 
 
 def _equal(path: str, parents: list[Parent]) -> Array | np.ndarray:
@@ -149,7 +145,3 @@ def _equal(path: str, parents: list[Parent]) -> Array | np.ndarray:
                 f"{parents[0].name!r} and {other.name!r}. Keep one by a rule (path, None)."
             )
     return first
-
-
-def _path_key(key: Any, path: str) -> Any:
-    return jax.random.fold_in(key, jnp.uint32(zlib.crc32(path.encode())))

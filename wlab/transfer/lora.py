@@ -6,7 +6,6 @@ them by the path of the kernel they stand for. They are no extras of a `wlab.Sto
 beside a parameter that is still stored and which no rule meets unless it asks for them.
 """
 
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -146,9 +145,8 @@ def _split(path: str, kernel: Array, adapter: Adapter, kept: Base, key: Key) -> 
             f"lora: leaf {path!r} is {tree.describe(kernel)}, not real floating point: "
             "give it the rule value None."
         )
-    key = jax.random.fold_in(key, jnp.uint32(zlib.crc32(path.encode())))
     try:
-        factors = fresh_factors(key, kernel, adapter)
+        factors = fresh_factors(tree.path_key(key, path), kernel, adapter)
         packed = kept.compress(unmerged_kernel(kernel, factors, adapter))
     except ValueError as error:
         raise ValueError(f"lora: leaf {path!r}: {error}") from error

@@ -12,6 +12,7 @@ from wlab.tree.paths import leaves as leaves
 from wlab.tree.paths import map_leaves as map_leaves
 from wlab.tree.paths import owner as owner
 from wlab.tree.paths import param_leaves as param_leaves
+from wlab.tree.paths import path_key as path_key
 from wlab.tree.paths import path_name as path_name
 from wlab.tree.paths import paths as paths
 from wlab.tree.paths import replace as replace

@@ -4,10 +4,12 @@ Dicts, sequences, dataclasses, flax nnx states, equinox modules and haiku dicts 
 it alike. A leaf that was taken out leaves None behind, so its path can be filled again.
 """
 
+import zlib
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 
 Tree: TypeAlias = Any
 Leaf: TypeAlias = Any
@@ -74,6 +76,11 @@ def suffixes(path: str) -> Iterator[str]:
 def owner(path: str, paths: Container[str]) -> str | None:
     """The longest of `paths` that `path` ends with: the weight a moment or a mask belongs to."""
     return next((suffix for suffix in suffixes(path) if suffix in paths), None)
+
+
+def path_key(key: Any, path: str) -> Any:
+    """The key of the leaf at `path`: the CRC-32 of the path folded into `key`."""
+    return jax.random.fold_in(key, jnp.uint32(zlib.crc32(path.encode())))
 
 
 def _by_path(flat: list[tuple[Any, Leaf]]) -> dict[str, Leaf]:
