@@ -48,6 +48,19 @@ def test_gguf_to_gguf_is_byte_identical(tmp_path):
     assert (tmp_path / "v.gguf").read_bytes() == (tmp_path / "w.gguf").read_bytes()
 
 
+def test_blocks_become_plain_numbers_elsewhere_and_a_dry_run_says_so(tmp_path, capsys):
+    array = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
+    source, target = tmp_path / "w.gguf", tmp_path / "w.npz"
+    save_gguf(source, {"a": array}, metadata={}, encodings={"a": "Q8_0"})
+    target.write_bytes(b"mine")
+    assert main(["convert", str(source), str(target), "--dry-run", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    (row,) = result["arrays"]
+    assert (row["from"], row["to"], row["bytes"]) == ("Q8_0", "float32", array.nbytes)
+    assert result["bytes"] == array.nbytes
+    assert target.read_bytes() == b"mine"
+
+
 def test_floats_are_cast_and_whole_numbers_are_not(source, tmp_path):
     target = tmp_path / "out.safetensors"
     assert main(["convert", str(source), str(target), "--dtype", "float16"]) == 0

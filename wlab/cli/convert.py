@@ -8,7 +8,6 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise FileExistsError(f"{args.target} is there: --force replaces it.")
     source = _opened(args.source)
     arrays = _as_tree(args.source) if args.tree else dict(source.arrays)
-    found = {name: _cast(array, args.dtype) for name, array in arrays.items()}
+    keeps_blocks = args.target.suffix == ".gguf" and args.dtype is None
+    found = {
+        name: array if keeps_blocks else _plain(array, args.dtype) for name, array in arrays.items()
+    }
     rows = [_row(name, arrays[name], found[name]) for name in found]
     total = sum(row["bytes"] for row in rows)
     if not args.dry_run:
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "format": source.format,
         "target": str(args.target),
         "written": not args.dry_run,
-        "bytes": args.target.stat().st_size if args.target.exists() else total,
+        "bytes": total if args.dry_run else args.target.stat().st_size,
         "arrays": rows,
     }
 
@@ -80,26 +82,22 @@ def _as_tree(path: Path) -> dict[str, Lazy]:
     }
 
 
-def _cast(array: Lazy, dtype: str | None) -> Lazy:
+def _plain(array: Lazy, wanted: str | None) -> Lazy:
+    """The array as plain numbers; floats as `wanted`, if that is said."""
     import numpy as np
 
-    if dtype is None or "float" not in array.dtype or array.dtype == dtype:
-        return array
+    dtype = wanted if wanted is not None and "float" in array.dtype else array.dtype
     nbytes = array.size * np.dtype(dtype).itemsize
-    return Lazy(array.shape, dtype, nbytes, lambda: array.read().astype(dtype))
+    return Lazy(array.shape, dtype, nbytes, lambda: array.read().astype(dtype, copy=False))
 
 
 def _row(name: str, before: Lazy, after: Lazy) -> dict[str, Any]:
-    import numpy as np
-
     return {
         "array": name,
         "shape": list(after.shape),
         "from": before.encoding or before.dtype,
         "to": after.encoding or after.dtype,
-        "bytes": after.nbytes
-        if after.blocks
-        else prod(after.shape) * np.dtype(after.dtype).itemsize,
+        "bytes": after.nbytes,
     }
 
 
