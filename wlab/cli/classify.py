@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from wlab.cli import shelf
 from wlab.cli.number import number
 from wlab.pretrained.sources import SOURCES
 from wlab.table import from_records
@@ -15,8 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     flag("network", choices=SOURCES, help="a name of `wlab weights list`")
     flag("image", nargs="+", type=Path, help="files that Pillow reads")
     flag("--top", type=number(int, 1), default=3, help="classes to show [3]")
-    flag("--file", type=Path, help="the package's archive or a folder with the files")
-    flag("--cache", type=Path, help="the folder of all data ($WLAB_CACHE or ~/.cache/wlab)")
+    shelf.places(parser)
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -25,9 +25,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     import jax.numpy as jnp
     import numpy as np
 
-    from wlab import pretrained
-
-    network = pretrained.network(args.network, file=args.file, cache=args.cache)
+    network = shelf.network(args)
     if network.prepare is None:
         raise ValueError(f"{args.network} reads no images.")
     pixels = np.stack([_square(path, network.image_size) for path in args.image])

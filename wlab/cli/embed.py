@@ -1,9 +1,9 @@
 """`wlab embed NAME|FOLDER TEXT …`: vectors of sentences, and how alike they are."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from wlab.cli import shelf
 from wlab.table import Table
 
 
@@ -12,19 +12,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     flag = parser.add_argument
     flag("network", help="a name of `wlab weights list`, or a folder of the hub")
     flag("text", nargs="+", help="sentences")
-    flag("--file", type=Path, help="the package's archive or a folder with the files")
-    flag("--cache", type=Path, help="the folder of all data ($WLAB_CACHE or ~/.cache/wlab)")
+    shelf.places(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The sentences, their vectors of length 1, and the cosine of each pair."""
-    from wlab import pretrained
+    from wlab.pretrained import sentence_vectors
 
-    if args.network in pretrained.SOURCES:
-        network = pretrained.network(args.network, file=args.file, cache=args.cache)
-    else:
-        network = pretrained.from_hub(args.network)
-    vectors = pretrained.sentence_vectors(network, args.text)
+    vectors = sentence_vectors(shelf.network(args), args.text)
     cosines = (vectors @ vectors.T).round(4).tolist()
     return {"texts": args.text, "vectors": vectors.tolist(), "cosines": cosines}
 

@@ -4,9 +4,9 @@ import argparse
 import sys
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from wlab.cli import shelf
 from wlab.cli.number import number
 
 
@@ -19,8 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     flag("--temperature", type=number(float, 0), default=1.0, help="0 takes the likeliest [1]")
     flag("--top-p", type=number(float, 1e-9, 1), default=1.0, help="mass of the nucleus [1]")
     flag("--seed", type=number(int, 0, 2**32 - 1), default=0)
-    flag("--file", type=Path, help="the package's archive or a folder with the files")
-    flag("--cache", type=Path, help="the folder of all data ($WLAB_CACHE or ~/.cache/wlab)")
+    shelf.places(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -30,7 +29,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from wlab.models import empty_cache, generate
 
     began = time.monotonic()
-    network = _network(args)
+    network = shelf.network(args)
     loaded = time.monotonic()
     words = network.tokenizer
     if words is None:
@@ -72,16 +71,6 @@ def text(result: dict[str, Any]) -> str:
     shown = [] if len(result["texts"]) == 1 else result["texts"]
     speed = f"{result['tokens']} tokens, {result['tokens_per_s']} a second"
     return "\n\n".join([*shown, f"\n({speed}; loaded in {result['load_s']} s)"])
-
-
-def _network(args: argparse.Namespace) -> Any:
-    from wlab import pretrained
-
-    if args.network in pretrained.SOURCES:
-        return pretrained.network(args.network, file=args.file, cache=args.cache)
-    if Path(args.network).is_dir():
-        return pretrained.from_hub(args.network)
-    return pretrained.from_gguf(args.network)
 
 
 def _show(now: str, before: str) -> str:

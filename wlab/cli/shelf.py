@@ -1,4 +1,4 @@
-"""What `wlab data` and `wlab weights` have in common: a list of sources, and flags to fetch one."""
+"""What the verbs of data and networks have in common: lists of sources, flags, networks by name."""
 
 import argparse
 from collections.abc import Mapping
@@ -14,13 +14,18 @@ def arguments(
     """Declares the flags."""
     parser.add_argument("action", choices=actions)
     parser.add_argument("name", nargs="?", choices=names, help="which one")
+    places(parser)
+    parser.set_defaults(usage_error=parser.error)
+
+
+def places(parser: argparse.ArgumentParser) -> None:
+    """Declares where files are: `--file` and `--cache`."""
     parser.add_argument(
         "--file", type=Path, help="the package's archive or a folder with the files, if you have it"
     )
     parser.add_argument(
         "--cache", type=Path, help="the folder of all data ($WLAB_CACHE or ~/.cache/wlab)"
     )
-    parser.set_defaults(usage_error=parser.error)
 
 
 def refuse_misuse(args: argparse.Namespace) -> None:
@@ -39,3 +44,18 @@ def row(name: str, source: Source, folder: Path) -> dict[str, Any]:
         "folder": str(folder) if folder.exists() else None,
         "about": source.about,
     }
+
+
+def network(args: argparse.Namespace) -> Any:
+    """The network that `args.network` names: one of the shelf, a folder of the hub, or a GGUF file.
+
+    Raises:
+        ValueError: If the files are not those of a network that wlab knows.
+    """
+    from wlab import pretrained
+
+    if args.network in pretrained.SOURCES:
+        return pretrained.network(args.network, file=args.file, cache=args.cache)
+    if Path(args.network).is_dir():
+        return pretrained.from_hub(args.network)
+    return pretrained.from_gguf(args.network)

@@ -3,13 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from wlab.checkpoint import open_source
 from wlab.models import LlamaConfig, llama
 from wlab.pretrained import maps, text
-from wlab.pretrained.loading import load
-from wlab.pretrained.networks.network import Network
+from wlab.pretrained.networks.network import Network, filled
 
 
 def from_gguf(path: str | Path, *, dtype: Any = None, **options: Any) -> Network:
@@ -29,10 +26,8 @@ def from_gguf(path: str | Path, *, dtype: Any = None, **options: Any) -> Network
     name_map = maps.llama_gguf(
         config.layers, heads=config.heads, kv_heads=config.kv_heads, tied=config.tied
     )
-    like = jax.eval_shape(model.init, jax.random.key(0))
-    loaded = load(source, name_map, like, dtype=dtype, **options)
-    tokenizer = text.from_gguf(source.metadata)
-    return Network(model, config, loaded.params, name_map, loaded.plan, tokenizer=tokenizer)
+    words = text.from_gguf(source.metadata)
+    return filled(model, config, source, name_map, tokenizer=words, dtype=dtype, **options)
 
 
 def _config(metadata: Any, *, tied: bool) -> LlamaConfig:

@@ -1,18 +1,15 @@
 """A folder of the hub: `config.json`, the weights whole or in shards, `tokenizer.json`."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from wlab.checkpoint import Source, open_source
+from wlab.checkpoint.formats.json_text import json_object
 from wlab.models import EncoderConfig, LlamaConfig, Model, encoder, llama
 from wlab.pretrained import maps, text
-from wlab.pretrained.loading import load
 from wlab.pretrained.name_map import NameMap, prefixed
-from wlab.pretrained.networks.network import Network
+from wlab.pretrained.networks.network import Network, filled
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
@@ -30,7 +27,7 @@ def from_hub(folder: str | Path, *, dtype: Any = None, **options: Any) -> Networ
         ValueError: If the family is not known, or file and network do not fit.
     """
     folder = Path(folder)
-    sizes = _sizes(folder / "config.json")
+    sizes = json_object(folder / "config.json")
     source = weights_of(folder)
     family = sizes.get("model_type")
     if family not in _FAMILIES:
@@ -39,11 +36,9 @@ def from_hub(folder: str | Path, *, dtype: Any = None, **options: Any) -> Networ
             "yours by a NameMap and use `wlab.pretrained.load`."
         )
     config, model, name_map = _FAMILIES[family](sizes, source)
-    like = jax.eval_shape(model.init, jax.random.key(0))
-    loaded = load(source, name_map, like, dtype=dtype, **options)
     vocabulary = folder / "tokenizer.json"
-    tokenizer = text.from_hub(vocabulary) if vocabulary.exists() else None
-    return Network(model, config, loaded.params, name_map, loaded.plan, tokenizer=tokenizer)
+    words = text.from_hub(vocabulary) if vocabulary.exists() else None
+    return filled(model, config, source, name_map, tokenizer=words, dtype=dtype, **options)
 
 
 def weights_of(folder: Path) -> Source:
@@ -100,10 +95,3 @@ _FAMILIES: dict[str, Callable[[dict[str, Any], Source], tuple[Any, Model, NameMa
     "bert": _bert,
     "llama": _llama,
 }
-
-
-def _sizes(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from None

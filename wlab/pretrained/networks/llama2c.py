@@ -3,13 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from wlab.checkpoint import open_llama2c
 from wlab.models import LlamaConfig, llama
 from wlab.pretrained import maps, text
-from wlab.pretrained.loading import load
-from wlab.pretrained.networks.network import Network
+from wlab.pretrained.networks.network import Network, filled
 
 
 def from_llama2c(
@@ -48,11 +45,9 @@ def from_llama2c(
     name_map = maps.llama2c(
         config.layers, heads=config.heads, kv_heads=config.kv_heads, tied=config.tied
     )
-    like = jax.eval_shape(model.init, jax.random.key(0))
-    loaded = load(source, name_map, like, dtype=dtype, **options)
     words = None
     if tokenizer is not None:
         words = text.from_llama2c(tokenizer)
     elif end is not None:
         words = text.from_llama2c(path, offset=end)
-    return Network(model, config, loaded.params, name_map, loaded.plan, tokenizer=words)
+    return filled(model, config, source, name_map, tokenizer=words, dtype=dtype, **options)

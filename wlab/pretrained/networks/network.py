@@ -4,9 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
+from wlab.checkpoint import Source
 from wlab.models import Model, StatefulModel
+from wlab.pretrained.loading import load
 from wlab.pretrained.name_map import NameMap
 from wlab.pretrained.planning import Plan
 from wlab.pretrained.text import Tokenizer
@@ -40,3 +43,21 @@ class Network:
     labels: tuple[str, ...] = ()
     image_size: int = 0
     prepare: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+def filled(
+    model: Model,
+    config: Any,
+    source: Source,
+    name_map: NameMap,
+    *,
+    tokenizer: Tokenizer | None = None,
+    **options: Any,
+) -> Network:
+    """A network without statistics, its weights loaded from a file; `options` are those of `load`.
+
+    Raises:
+        ValueError: As `load`.
+    """
+    loaded = load(source, name_map, jax.eval_shape(model.init, jax.random.key(0)), **options)
+    return Network(model, config, loaded.params, name_map, loaded.plan, tokenizer=tokenizer)
