@@ -23,6 +23,7 @@ VERBS = {
     "embed": "vectors of sentences, and how alike they are",
     "generate": "text from a language model",
     "inspect": "list what is in a checkpoint",
+    "merge": "several models made one",
     "train": "train, prune and quantize a reference network",
     "weights": "list real networks, fetch one, or show its leaves",
 }

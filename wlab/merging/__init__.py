@@ -10,7 +10,9 @@ from wlab.merging.deltas import Convention as Convention
 from wlab.merging.deltas import dare as dare
 from wlab.merging.deltas import task_arithmetic as task_arithmetic
 from wlab.merging.deltas import ties as ties
+from wlab.merging.merge import MergedLeaf as MergedLeaf
 from wlab.merging.merge import merge as merge
+from wlab.merging.merge import merge_lazily as merge_lazily
 from wlab.merging.merge import merge_leaves as merge_leaves
 from wlab.merging.methods import Checked as Checked
 from wlab.merging.methods import Dare as Dare

@@ -1,7 +1,7 @@
 """Models merged leaf by leaf: trees in memory, or files larger than memory."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Array
@@ -9,9 +9,24 @@ from jaxtyping import Array
 from wlab import tree
 from wlab.merging.agreement import refuse_aliases, refuse_disagreement
 from wlab.merging.methods import Checked, Method, Peers
-from wlab.merging.parent import LeafLike, Parent, is_float, named, raw, values
+from wlab.merging.parent import LeafLike, Parent, dtype_of, is_float, named, raw, shape_of, values
 from wlab.merging.thinning import Key
 from wlab.tree.paths import Tree
+
+
+@dataclass(frozen=True)
+class MergedLeaf:
+    """A leaf that is merged when it is read, as often as it is read.
+
+    Attributes:
+        shape: Of what `read` gives.
+        dtype: Of what `read` gives, as `bfloat16`.
+        read: Reads the leaves of all models and merges them; nothing is kept.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
 
 
 def merge(
@@ -100,6 +115,56 @@ def merge_leaves(
         ValueError: As `merge`: from the call for what the headers tell, while iterating for
             NaN, infinity and unequal integers.
     """
+    chosen, parents, origin = _chosen(method, models, base, rules, key, mixed_dtypes)
+    return ((path, _merged(path, each, parents, origin, key)) for path, each in chosen.items())
+
+
+def merge_lazily(
+    method: Method,
+    models: Sequence[Mapping[str, LeafLike] | Parent],
+    *,
+    base: Mapping[str, LeafLike] | Parent | None = None,
+    rules: tree.Rules[Method | None] | None = None,
+    key: Key | None = None,
+    mixed_dtypes: bool = False,
+) -> dict[str, MergedLeaf]:
+    """The same leaves, none of them merged yet: what a writer needs that asks for shapes first.
+
+    Args:
+        method: As in `merge`.
+        models: As in `merge_leaves`.
+        base: As in `merge`.
+        rules: As in `merge`.
+        key: As in `merge`.
+        mixed_dtypes: As in `merge`.
+
+    Raises:
+        ValueError: As `merge`: from the call for what the headers tell, from `read` for NaN,
+            infinity and unequal integers.
+    """
+    chosen, parents, origin = _chosen(method, models, base, rules, key, mixed_dtypes)
+
+    def leaf(path: str, each: Method | None) -> MergedLeaf:
+        model = (origin or parents[0]) if each is None else parents[0]
+        like = model.weights[path]
+
+        def read() -> np.ndarray:
+            return np.asarray(_merged(path, each, parents, origin, key))
+
+        return MergedLeaf(shape_of(like), np.dtype(dtype_of(like)).name, read)
+
+    return {path: leaf(path, each) for path, each in chosen.items()}
+
+
+def _chosen(
+    method: Method,
+    models: Sequence[Mapping[str, LeafLike] | Parent],
+    base: Mapping[str, LeafLike] | Parent | None,
+    rules: tree.Rules[Method | None] | None,
+    key: Key | None,
+    mixed_dtypes: bool,
+) -> tuple[dict[str, Method | None], list[Parent], Parent | None]:
+    """The method of each leaf, the models and the base, after all that the headers can tell."""
     parents = [named(model, f"model {i}") for i, model in enumerate(models)]
     origin = None if base is None else named(base, "base")
     everyone = [*parents, *([] if origin is None else [origin])]
@@ -110,7 +175,7 @@ def merge_leaves(
     for each in chosen.values():
         if isinstance(each, Checked):
             each.check(len(parents), has_base=origin is not None, has_key=key is not None)
-    return ((path, _merged(path, each, parents, origin, key)) for path, each in chosen.items())
+    return chosen, parents, origin
 
 
 def _methods(

@@ -1,0 +1,97 @@
+"""What the verbs that write files of weights share: what they open, write and count."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from wlab.checkpoint import Lazy, Source, open_source
+from wlab.table import from_records
+
+Write: TypeAlias = Callable[[Path, Mapping[str, Lazy]], None]
+DTYPES = ("float32", "float16", "bfloat16")
+ENDINGS = (".safetensors", ".npz", ".msgpack", ".gguf")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what all writing verbs take."""
+    flag = parser.add_argument
+    flag("--dtype", choices=DTYPES, help="of floating arrays [as they are]")
+    flag("--dry-run", action="store_true", help="show what would be written, and write nothing")
+    flag("--force", action="store_true", help="replace a target that is there")
+
+
+def opened(path: Path) -> Source:
+    """The weights in a file of any format wlab reads, or in a folder of the hub."""
+    from wlab.pretrained.networks.hub import weights_of
+
+    return weights_of(path) if path.is_dir() else open_source(path)
+
+
+def plain(array: Lazy, wanted: str | None) -> Lazy:
+    """The array as plain numbers; floats as `wanted`, if that is said."""
+    import numpy as np
+
+    dtype = wanted if wanted is not None and "float" in array.dtype else array.dtype
+    nbytes = array.size * np.dtype(dtype).itemsize
+    return Lazy(array.shape, dtype, nbytes, lambda: array.read().astype(dtype, copy=False))
+
+
+def writer(target: Path, metadata: Mapping[str, Any], *, force: bool) -> Write:
+    """The function that writes `target`, by its ending; `metadata` goes where there is a place.
+
+    Raises:
+        FileExistsError: If the target is there and is not to be replaced.
+        ValueError: If nothing writes files of that ending.
+    """
+    from wlab import checkpoint
+
+    if target.suffix not in ENDINGS:
+        raise ValueError(f"{target} must end in {', '.join(ENDINGS)}.")
+    if target.exists() and not force:
+        raise FileExistsError(f"{target} is there: --force replaces it.")
+    words = {key: value for key, value in metadata.items() if isinstance(value, str)}
+    return {
+        ".safetensors": partial(checkpoint.save_safetensors, metadata=words),
+        ".npz": checkpoint.save_npz,
+        ".msgpack": checkpoint.save_msgpack,
+        ".gguf": partial(checkpoint.save_gguf, metadata=metadata),
+    }[target.suffix]
+
+
+def write(write: Write, target: Path, arrays: Mapping[str, Lazy]) -> None:
+    """Writes the arrays one at a time, with a progress bar in bytes."""
+    from wlab.data.progress import progress
+
+    with progress(target.name, sum(array.nbytes for array in arrays.values())) as report:
+        write(target, _counted(arrays, report))
+
+
+def text(result: dict[str, Any]) -> str:
+    """A line an array if nothing was written, then the sum."""
+    verb = "wrote" if result["written"] else "would write"
+    sum_up = f"{verb} {len(result['arrays'])} arrays, {result['bytes']:,} bytes: {result['target']}"
+    return sum_up if result["written"] else f"{from_records(result['arrays'])}\n{sum_up}"
+
+
+def _counted(arrays: Mapping[str, Lazy], report: Callable[[int], None]) -> dict[str, Lazy]:
+    """The same arrays, which tell how many bytes have been read."""
+    done = 0
+
+    def count(read: Callable[[], Any]) -> Any:
+        nonlocal done
+        array = read()
+        done += array.nbytes
+        report(done)
+        return array
+
+    return {
+        name: replace(
+            array,
+            read=partial(count, array.read),
+            blocks=None if array.blocks is None else partial(count, array.blocks),
+        )
+        for name, array in arrays.items()
+    }
