@@ -89,13 +89,13 @@ def random_arrays(names: dict[str, str], *, tied: bool) -> dict[str, np.ndarray]
     return arrays
 
 
-def expected(arrays, names, *, tied: bool, interleaved: bool) -> np.ndarray:
+def expected(arrays, names, *, tied: bool, interleaved: bool, tokens=TOKENS) -> np.ndarray:
     def weight(role: str, i: int) -> np.ndarray:
         name = names["embed" if tied and role == "head" else role]
         array = arrays[name.format(i=i)].astype(np.float64)
         return array[i] if role in PER_LAYER and "{i}" not in name else array
 
-    return references.llama(weight, TOKENS, layers=2, heads=6, interleaved=interleaved)
+    return references.llama(weight, tokens, layers=2, heads=6, interleaved=interleaved)
 
 
 @pytest.mark.parametrize("tied", [True, False])

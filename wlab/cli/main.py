@@ -24,6 +24,7 @@ VERBS = {
     "generate": "text from a language model",
     "inspect": "list what is in a checkpoint",
     "merge": "several models made one",
+    "perplexity": "how well a language model foretells a text",
     "train": "train, prune and quantize a reference network",
     "weights": "list real networks, fetch one, or show its leaves",
 }

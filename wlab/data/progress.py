@@ -1,4 +1,4 @@
-"""Progress of a download: a bar on a terminal, a few log lines elsewhere."""
+"""Progress of long work: a bar on a terminal, a few log lines elsewhere."""
 
 import logging
 import sys
@@ -9,22 +9,26 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Gives a function to call with the bytes done so far, out of `total`."""
+def progress(label: str, total: int, *, unit: str = "bytes") -> Iterator[Callable[[int], None]]:
+    """Gives a function to call with the bytes, or units, done so far, out of `total`."""
     if not sys.stderr.isatty():
-        yield _log_quarters(label, total)
+        size = f"{total / 1e6:.1f} MB" if unit == "bytes" else f"{total:,} {unit}"
+        yield _log_quarters(label, size, total)
         return
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True)) as bar:
+    columns = (bars.TextColumn("{task.description}"), bars.BarColumn())
+    volume = (bars.DownloadColumn(), bars.TransferSpeedColumn())
+    count = (bars.MofNCompleteColumn(), bars.TextColumn(unit), bars.TimeRemainingColumn())
+    shown = (*columns, *(volume if unit == "bytes" else count))
+    with bars.Progress(*shown, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=total)
         yield lambda done: bar.update(task, completed=min(done, total))
 
 
-def _log_quarters(label: str, total: int) -> Callable[[int], None]:
-    _log.info("%s: %.1f MB", label, total / 1e6)
+def _log_quarters(label: str, size: str, total: int) -> Callable[[int], None]:
+    _log.info("%s: %s", label, size)
     quarter = 0
 
     def report(done: int) -> None:

@@ -11,6 +11,12 @@ from wlab.pretrained.sources import SOURCES as SOURCES
 if TYPE_CHECKING:
     from wlab.pretrained import maps as maps
     from wlab.pretrained import text as text
+    from wlab.pretrained.adapters import Mapped as Mapped
+    from wlab.pretrained.adapters import load_adapter as load_adapter
+    from wlab.pretrained.adapters import load_factors as load_factors
+    from wlab.pretrained.adapters import merge_adapter as merge_adapter
+    from wlab.pretrained.adapters import save_adapter as save_adapter
+    from wlab.pretrained.adapters import save_factors as save_factors
     from wlab.pretrained.exporting import export as export
     from wlab.pretrained.loading import Loaded as Loaded
     from wlab.pretrained.loading import load as load
@@ -25,17 +31,24 @@ if TYPE_CHECKING:
     from wlab.pretrained.networks import from_hub as from_hub
     from wlab.pretrained.networks import from_llama2c as from_llama2c
     from wlab.pretrained.networks.network import Network as Network
+    from wlab.pretrained.surprise import Surprise as Surprise
+    from wlab.pretrained.surprise import perplexity as perplexity
     from wlab.pretrained.planning import Plan as Plan
     from wlab.pretrained.planning import plan as plan
     from wlab.pretrained.sentences import sentence_vectors as sentence_vectors
 
 _LAZY = {
+    "adapters": (
+        *("Mapped", "load_adapter", "load_factors", "merge_adapter"),
+        *("save_adapter", "save_factors"),
+    ),
     "exporting": ("export",),
     "loading": ("Loaded", "load"),
     "name_map": ("Move", "NameMap", "for_layers", "move", "prefixed"),
     "named": ("fetch", "network"),
     "networks.network": ("Network",),
     "networks": ("from_gguf", "from_hub", "from_llama2c"),
+    "surprise": ("Surprise", "perplexity"),
     "planning": ("Plan", "plan"),
     "sentences": ("sentence_vectors",),
 }
