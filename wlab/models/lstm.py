@@ -1,6 +1,7 @@
 """A language model of stacked LSTMs, as Press & Wolf and the PTB papers use."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,11 +21,14 @@ class LSTMConfig:
         layers: Number of LSTMs, each of `width` units.
         width: Size of the embedding and of every layer.
         vocab: Number of tokens.
+        hidden_biases: Whether a gate has a second bias, beside the hidden kernel, as in cuDNN and
+            PyTorch. It adds nothing that the first cannot say, but files have it.
     """
 
     layers: int
     width: int
     vocab: int
+    hidden_biases: bool = False
 
 
 class Carry(NamedTuple):
@@ -35,19 +39,18 @@ class Carry(NamedTuple):
 
 
 class LSTM(nnx.Module):
-    r"""$c' = \sigma(f)c + \sigma(i)\tanh(g),\; h' = \sigma(o)\tanh(c')$ with one bias a gate.
+    r"""$c' = \sigma(f)c + \sigma(i)\tanh(g),\; h' = \sigma(o)\tanh(c')$.
 
-    The gates lie side by side in the kernels, in the order i, f, g, o.
+    A gate has one bias, or two. The gates lie side by side in the kernels, in the order i, f, g, o.
 
     Reference:
         Zaremba et al. 2014 (arXiv:1409.2329), §3.
     """
 
-    def __init__(self, width: int, *, kernel_init: Initializer, rngs: nnx.Rngs):
-        self.input = nnx.Linear(width, 4 * width, kernel_init=kernel_init, rngs=rngs)
-        self.hidden = nnx.Linear(
-            width, 4 * width, use_bias=False, kernel_init=kernel_init, rngs=rngs
-        )
+    def __init__(self, config: LSTMConfig, *, kernel_init: Initializer, rngs: nnx.Rngs):
+        linear = partial(nnx.Linear, kernel_init=kernel_init, rngs=rngs)
+        self.input = linear(config.width, 4 * config.width)
+        self.hidden = linear(config.width, 4 * config.width, use_bias=config.hidden_biases)
 
     def __call__(
         self, x: Float[Array, "batch time width"], carry: Carry
@@ -69,7 +72,7 @@ class LSTMLM(nnx.Module):
         self.embed = Embed(config.vocab, config.width, init=kernel_init, rngs=rngs)
         self.layers = config.layers
         for i in range(config.layers):
-            setattr(self, f"lstm_{i}", LSTM(config.width, kernel_init=kernel_init, rngs=rngs))
+            setattr(self, f"lstm_{i}", LSTM(config, kernel_init=kernel_init, rngs=rngs))
         self.head = nnx.Linear(config.width, config.vocab, kernel_init=kernel_init, rngs=rngs)
 
     def __call__(

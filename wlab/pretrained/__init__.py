@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from wlab.pretrained.networks import from_gguf as from_gguf
     from wlab.pretrained.networks import from_hub as from_hub
     from wlab.pretrained.networks import from_llama2c as from_llama2c
+    from wlab.pretrained.networks import from_torch_lstm as from_torch_lstm
     from wlab.pretrained.networks.network import Network as Network
     from wlab.pretrained.surprise import Surprise as Surprise
     from wlab.pretrained.surprise import perplexity as perplexity
@@ -47,7 +48,7 @@ _LAZY = {
     "name_map": ("Move", "NameMap", "for_layers", "move", "prefixed"),
     "named": ("fetch", "network"),
     "networks.network": ("Network",),
-    "networks": ("from_gguf", "from_hub", "from_llama2c"),
+    "networks": ("from_gguf", "from_hub", "from_llama2c", "from_torch_lstm"),
     "surprise": ("Surprise", "perplexity"),
     "planning": ("Plan", "plan"),
     "sentences": ("sentence_vectors",),
