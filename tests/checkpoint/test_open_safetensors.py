@@ -114,3 +114,10 @@ def test_an_index_that_lies_is_refused(index, names, message):
 def test_an_index_with_metadata_of_another_form_is_refused(index):
     with pytest.raises(ValueError, match="`metadata` is not an object"):
         open_safetensors_index(index(WHOLE, metadata=3))
+
+
+def test_numpy_reads_an_array_where_one_is_wanted(index):
+    arrays = open_safetensors_index(index(WHOLE)).arrays
+    np.testing.assert_array_equal(arrays["a"], A)
+    assert np.asarray(arrays["b"]).dtype == B.dtype
+    assert np.asarray(arrays["a"], np.float64).dtype == np.float64

@@ -10,7 +10,7 @@ import numpy as np
 from wlab.checkpoint.atomic import written_whole
 from wlab.checkpoint.nested import fill
 from wlab.checkpoint.npz_header import DTYPES, npz_header
-from wlab.checkpoint.source import dtype_of, numbers_of
+from wlab.checkpoint.source import dtype_of
 from wlab.checkpoint.steps import PathLike
 from wlab.tree import leaves
 
@@ -30,7 +30,7 @@ def save_npz(path: PathLike, tree: Any, *, compressed: bool = False) -> None:
     kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
     with written_whole(path) as file, zipfile.ZipFile(file, "w", kind) as archive:
         for name, leaf in (named | extra).items():
-            array = numbers_of(leaf)
+            array = np.asarray(leaf)
             if array.dtype.kind == "V":
                 array = array.view(f"uint{8 * array.itemsize}")
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:

@@ -11,7 +11,7 @@ import numpy as np
 from wlab.checkpoint.atomic import written_whole
 from wlab.checkpoint.nested import fill
 from wlab.checkpoint.safetensors_header import DTYPES, safetensors_header
-from wlab.checkpoint.source import dtype_of, numbers_of
+from wlab.checkpoint.source import dtype_of
 from wlab.checkpoint.steps import PathLike
 from wlab.tree import leaves
 
@@ -45,7 +45,7 @@ def save_safetensors(path: PathLike, tree: Any, *, metadata: dict[str, str] | No
     with written_whole(path) as file:
         file.write(struct.pack("<Q", len(header)) + header)
         for leaf in named.values():
-            array = numbers_of(leaf)
+            array = np.asarray(leaf)
             file.write(array.astype(array.dtype.newbyteorder("<"), order="C").tobytes())
 
 

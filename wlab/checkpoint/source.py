@@ -42,6 +42,11 @@ class Lazy:
         """The number of elements."""
         return prod(self.shape)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """What `np.asarray` asks for: the array, read."""
+        del copy
+        return self.read().astype(dtype or self.dtype, copy=False)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -77,8 +82,3 @@ def _numbers_at(path: Path, dtype: str, shape: tuple[int, ...], offset: int) -> 
 def dtype_of(leaf: Any) -> str:
     """The name of the dtype of an array or a `Lazy` one."""
     return leaf.dtype if isinstance(leaf, Lazy) else leaf.dtype.name
-
-
-def numbers_of(leaf: Any) -> np.ndarray:
-    """An array as NumPy's; a `Lazy` one is read."""
-    return leaf.read() if isinstance(leaf, Lazy) else np.asarray(leaf)

@@ -10,7 +10,7 @@ from wlab.checkpoint.atomic import written_whole
 from wlab.checkpoint.formats.flax_msgpack import ARRAY, CHUNKED
 from wlab.checkpoint.formats.numbers import checked_dtype
 from wlab.checkpoint.nested import nest
-from wlab.checkpoint.source import dtype_of, numbers_of
+from wlab.checkpoint.source import dtype_of
 from wlab.checkpoint.steps import PathLike
 from wlab.tree import leaves
 
@@ -47,7 +47,7 @@ def _write(file: BinaryIO, value: Any) -> None:
             file.write(_text(key))
             _write(file, child)
         return
-    array = numbers_of(value)
+    array = np.asarray(value)
     array = np.asarray(array.astype(array.dtype.newbyteorder("<"), copy=False), order="C")
     if array.nbytes <= _CHUNK:
         _write_array(file, array)
