@@ -6,7 +6,18 @@ import pytest
 
 from wlab import tree
 from wlab.checkpoint import open_source, save_safetensors
-from wlab.models import EncoderConfig, LlamaConfig, encoder, llama, resnet
+from wlab.models import (
+    CLIPConfig,
+    EncoderConfig,
+    LlamaConfig,
+    Tower,
+    ViTConfig,
+    clip,
+    encoder,
+    llama,
+    resnet,
+    vit,
+)
 from wlab.models.resnet import ResNetConfig
 from wlab.pretrained import export, load, maps
 
@@ -14,6 +25,9 @@ ENCODER = EncoderConfig(layers=2, width=8, heads=2, vocab=11, context=6, ffn=12)
 LLAMA = LlamaConfig(layers=2, width=8, heads=4, kv_heads=2, ffn=12, vocab=11, context=6)
 UNTIED = LlamaConfig(**{**vars(LLAMA), "tied": False})
 RESNET = ResNetConfig((1, 2, 1), (4, 6, 8), 5)
+VIT = ViTConfig(layers=2, width=8, heads=2, image_size=8, patch=4, ffn=12, classes=5)
+BARE = ViTConfig(**{**vars(VIT), "classes": 0, "pooler": True, "qkv_biases": False})
+CLIP = CLIPConfig(Tower(2, 8, 2, ffn=12), Tower(1, 12, 3), 6, 17, 7, 8, 4, end=15)
 
 
 def _shapes(model) -> dict:
@@ -30,6 +44,15 @@ CASES = {
     "llama_gguf": (maps.llama_gguf(2, heads=4, kv_heads=2, tied=True), llama(LLAMA)),
     "llama2c": (maps.llama2c(2, heads=4, kv_heads=2, tied=False), llama(UNTIED)),
     "resnet_cifar": (maps.resnet_cifar((1, 2, 1)), resnet(RESNET)),
+    "vit": (maps.vit(2, width=8, places=5, head=True, prefix="vit."), vit(VIT)),
+    "vit bare": (
+        maps.vit(2, width=8, places=5, head=False, pooler=True, qkv_biases=False),
+        vit(BARE),
+    ),
+    "clip": (
+        maps.clip(text_layers=2, vision_layers=1, vision_width=12, context=7, places=5),
+        clip(CLIP),
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""`wlab classify NAME IMAGE …`: what a network sees in photographs (extra `images`)."""
+"""`wlab classify NAME|FOLDER IMAGE …`: what a network sees in photographs (extra `images`)."""
 
 import argparse
 from pathlib import Path
@@ -6,14 +6,13 @@ from typing import Any
 
 from wlab.cli import shelf
 from wlab.cli.number import number
-from wlab.pretrained.sources import SOURCES
 from wlab.table import from_records
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     flag = parser.add_argument
-    flag("network", choices=SOURCES, help="a name of `wlab weights list`")
+    flag("network", help="a name of `wlab weights list`, or a folder of the hub")
     flag("image", nargs="+", type=Path, help="files that Pillow reads")
     flag("--top", type=number(int, 1), default=3, help="classes to show [3]")
     shelf.places(parser)
@@ -25,12 +24,19 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     import jax.numpy as jnp
     import numpy as np
 
+    from wlab.models import StatefulModel
+
     network = shelf.network(args)
     if network.prepare is None:
-        raise ValueError(f"{args.network} reads no images.")
+        raise ValueError(f"{args.network} reads no images, or does not say how.")
+    if not network.labels:
+        raise ValueError(f"{args.network} names no classes.")
     pixels = np.stack([_square(path, network.image_size) for path in args.image])
     inputs = jnp.asarray(network.prepare(pixels))
-    logits, _ = network.model.apply(network.params, inputs, network.model_state)
+    if isinstance(network.model, StatefulModel):
+        logits, _ = network.model.apply(network.params, inputs, network.model_state)
+    else:
+        logits = network.model.apply(network.params, inputs)
     rows = []
     for path, odds in zip(args.image, np.asarray(jax.nn.softmax(logits)), strict=True):
         for index in np.argsort(-odds)[: args.top]:

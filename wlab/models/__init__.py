@@ -1,14 +1,15 @@
 """Reference networks, each an `(init, apply)` pair of pure functions over a nested dict."""
 
+from wlab.models.clip import CLIPConfig as CLIPConfig
+from wlab.models.clip import Tower as Tower
+from wlab.models.clip import clip as clip
 from wlab.models.encoder import Encoded as Encoded
 from wlab.models.encoder import EncoderConfig as EncoderConfig
 from wlab.models.encoder import encoder as encoder
 from wlab.models.generation import generate as generate
 from wlab.models.generation import sample as sample
 from wlab.models.lenet5 import lenet5 as lenet5
-from wlab.models.llama import Cache as Cache
 from wlab.models.llama import LlamaConfig as LlamaConfig
-from wlab.models.llama import empty_cache as empty_cache
 from wlab.models.llama import llama as llama
 from wlab.models.lstm import Carry as Carry
 from wlab.models.lstm import LSTMConfig as LSTMConfig
@@ -23,3 +24,6 @@ from wlab.models.resnet import ResNetConfig as ResNetConfig
 from wlab.models.resnet import resnet as resnet
 from wlab.models.transformer import TransformerConfig as TransformerConfig
 from wlab.models.transformer import transformer as transformer
+from wlab.models.vit import ViTConfig as ViTConfig
+from wlab.models.vit import resized_positions as resized_positions
+from wlab.models.vit import vit as vit

@@ -42,6 +42,8 @@ class StatefulModel(NamedTuple):
 def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     """The module that `make(rngs)` builds, as a pair of pure functions.
 
+    `apply(params, *inputs, method="name")` calls another method of the module.
+
     Example:
         `init, apply = from_nnx(lambda rngs: nnx.Linear(784, 10, rngs=rngs))`
 
@@ -59,8 +61,8 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     def init(key: Key) -> Params:
         return nnx.to_pure_dict(nnx.state(make(_Keys(key)), nnx.Param))
 
-    def apply(params: Params, *inputs: Any, **options: Any) -> Any:
-        return nnx.merge(graph, params)(*inputs, **options)
+    def apply(params: Params, *inputs: Any, method: str = "__call__", **options: Any) -> Any:
+        return getattr(nnx.merge(graph, params), method)(*inputs, **options)
 
     return Model(init, apply)
 

@@ -1,21 +1,32 @@
 """A folder of the hub: `config.json`, the weights whole or in shards, `tokenizer.json`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from wlab.checkpoint import Source, open_source
 from wlab.checkpoint.formats.json_text import json_object
-from wlab.models import EncoderConfig, LlamaConfig, Model, encoder, llama
+from wlab.models import (
+    CLIPConfig,
+    EncoderConfig,
+    LlamaConfig,
+    Model,
+    ViTConfig,
+    encoder,
+    llama,
+)
 from wlab.pretrained import maps, text
 from wlab.pretrained.name_map import NameMap, prefixed
+from wlab.pretrained.networks import hub_images
 from wlab.pretrained.networks.network import Network, filled
+from wlab.pretrained.networks.pictures import pictures
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
 def from_hub(folder: str | Path, *, dtype: Any = None, **options: Any) -> Network:
-    """The network in a folder of the hub: a BERT encoder or a LLaMA decoder.
+    """The network in a folder of the hub: BERT, LLaMA, ViT or CLIP.
 
     Args:
         folder: With `config.json` and the weights; `tokenizer.json` needs the extra `text`.
@@ -38,7 +49,10 @@ def from_hub(folder: str | Path, *, dtype: Any = None, **options: Any) -> Networ
     config, model, name_map = _FAMILIES[family](sizes, source)
     vocabulary = folder / "tokenizer.json"
     words = text.from_hub(vocabulary) if vocabulary.exists() else None
-    return filled(model, config, source, name_map, tokenizer=words, dtype=dtype, **options)
+    network = filled(model, config, source, name_map, tokenizer=words, dtype=dtype, **options)
+    if isinstance(config, CLIPConfig | ViTConfig):
+        return replace(network, **vars(pictures(folder, sizes, config)))
+    return network
 
 
 def weights_of(folder: Path) -> Source:
@@ -93,5 +107,7 @@ def _llama(sizes: dict[str, Any], source: Source) -> tuple[Any, Model, NameMap]:
 
 _FAMILIES: dict[str, Callable[[dict[str, Any], Source], tuple[Any, Model, NameMap]]] = {
     "bert": _bert,
+    "clip": hub_images.clip,
     "llama": _llama,
+    "vit": hub_images.vit,
 }
