@@ -13,11 +13,10 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from wlab import tree
-from wlab.checkpoint import Lazy, Source, open_source, save_safetensors
+from wlab.checkpoint import Lazy, Source, save_safetensors
 from wlab.models import ViTConfig, vit
-from wlab.pretrained import Network, export, plan
+from wlab.pretrained import Network, export, from_hub, plan
 from wlab.pretrained.networks import hub_images
-from wlab.pretrained.networks.network import filled
 from wlab.pretrained.networks.pictures import pictures as pictures_of
 
 IMAGES = np.random.default_rng(1).normal(size=(3, 16, 16, 3)).astype(np.float32)
@@ -35,13 +34,6 @@ def saved(model, folder):
             parameter.normal_(0.1, 0.3, generator=generator)
     model.eval().save_pretrained(folder)
     return model
-
-
-def loaded(family, folder) -> Network:
-    sizes = json.loads((folder / "config.json").read_text())
-    source = open_source(folder / "model.safetensors")
-    config, model, name_map = getattr(hub_images, family)(sizes, source)
-    return filled(model, config, source, name_map)
 
 
 def back(kind, network: Network, folder):
@@ -70,7 +62,7 @@ def vit_config(**changes: object) -> transformers.ViTConfig:
 def test_a_vit_that_classifies(qkv_bias, tmp_path):
     kind = transformers.ViTForImageClassification
     theirs = saved(kind(vit_config(qkv_bias=qkv_bias)), tmp_path)
-    network = loaded("vit", tmp_path)
+    network = from_hub(tmp_path)
     assert tree.count(network.params) == theirs.num_parameters()
     pixels = nchw(IMAGES)
     with torch.no_grad():
@@ -84,7 +76,7 @@ def test_a_vit_that_classifies(qkv_bias, tmp_path):
 
 def test_a_vit_without_classes(tmp_path):
     theirs = saved(transformers.ViTModel(vit_config()), tmp_path)
-    network = loaded("vit", tmp_path)
+    network = from_hub(tmp_path)
     ours = jax.jit(network.model.apply)(network.params, jnp.array(IMAGES))
     with torch.no_grad():
         expected = theirs(nchw(IMAGES))
@@ -108,7 +100,7 @@ def clip_config(end: int = 30, act: str = "quick_gelu") -> transformers.CLIPConf
 @pytest.mark.parametrize(("end", "act"), [(30, "quick_gelu"), (2, "gelu")])
 def test_a_clip(end, act, mask, tmp_path):
     theirs = saved(transformers.CLIPModel(clip_config(end, act)), tmp_path)
-    network = loaded("clip", tmp_path)
+    network = from_hub(tmp_path)
     assert tree.count(network.params) == theirs.num_parameters()
     shown = {} if mask is None else {"mask": jnp.array(mask)}
     attended = {} if mask is None else {"attention_mask": torch.tensor(mask).long()}

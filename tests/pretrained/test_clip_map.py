@@ -195,12 +195,12 @@ def test_other_position_numbers_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"text": {"hidden_act": "relu"}}, "hidden_act='relu'; clip.. has quick_gelu, gelu only"),
+        ({"text": {"hidden_act": "mish"}}, "activation 'mish', wlab knows relu, gelu"),
         ({"text": {"eos_token_id": [15, 2]}}, r"\[15, 2\] as eos_token_id"),
         ({"text": {"eos_token_id": 49407}}, "end .49407. must be one of the 17 tokens"),
         ({"vision": {"image_size": 10}}, "image_size .10. must be a multiple of patch .4."),
         ({"vision": {"image_size": 12}}, r"'vision/embed/position/embedding' is float32\[5,8\]"),
-        ({"vision": {"num_channels": 1}}, "num_channels=1; clip.. has 3 only"),
+        ({"vision": {"num_channels": 1}}, "num_channels=1, wlab knows 3 alone"),
         ({"vision": {"model_type": "siglip"}}, "model_type='siglip'"),
         ({"vision": {"layers": [3, 4, 6, 3]}}, r"a ResNet \(layers=\[3, 4, 6, 3\]"),
         ({"vision": {"model_type": "timm_resnet50"}}, "is a ResNet.*take a version"),

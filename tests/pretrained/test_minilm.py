@@ -76,7 +76,7 @@ def test_a_folder_of_the_hub_computes_what_numpy_does(tmp_path, prefix):
 def test_another_family_is_named(tmp_path):
     folder = hub_folder(tmp_path, random_arrays())
     (folder / "config.json").write_text(json.dumps(SIZES | {"model_type": "mamba"}))
-    with pytest.raises(ValueError, match="'mamba'; wlab knows bert, llama"):
+    with pytest.raises(ValueError, match="'mamba'; wlab knows albert, bert"):
         from_hub(folder)
 
 

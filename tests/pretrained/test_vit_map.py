@@ -163,9 +163,9 @@ def test_a_classifiers_pooler_is_left_in_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("sizes", "said"),
     [
-        ({"hidden_act": "gelu_new"}, "hidden_act='gelu_new'; vit.. has 'gelu' only"),
-        ({"pooler_act": "relu"}, "pooler_act='relu'; vit.. has 'tanh' only"),
-        ({"pooler_output_size": 7}, "pooler_output_size=7; vit.. has 12 only"),
+        ({"hidden_act": "gelu_new"}, "hidden_act='gelu_new', wlab knows 'gelu' alone"),
+        ({"pooler_act": "relu"}, "pooler_act='relu', wlab knows 'tanh' alone"),
+        ({"pooler_output_size": 7}, "pooler_output_size=7, wlab knows 12 alone"),
         ({"image_size": 10}, "image_size .10. must be a multiple of patch .4."),
         ({"image_size": [8, 12]}, "wlab reads squares only"),
         ({"image_size": 12}, r"'embed/position/embedding' is shape \(1, 5, 12\)"),

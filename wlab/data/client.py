@@ -35,13 +35,18 @@ def download(archive: Archive, folder: Path) -> Path:
         code = _run(command, log.fileno(), folder, report)
         log.seek(0)
         said = " ".join(log.read().split())[-300:]
-    found = list(target.iterdir())
+    # pip is stopped before it would build a source package: that still lies where pip put it.
+    found = list(scratch.glob("*/*.tar.gz") if archive.client == "sdist" else target.iterdir())
     if code != 0 or len(found) != 1:
         raise FetchError(f"{label} could not be downloaded (exit code {code}): {said}")
     return found[0]
 
 
 def _client(name: str) -> list[str]:
+    if name == "sdist":
+        if importlib.util.find_spec("pip") is None:
+            raise FetchError("pip is not installed beside this Python.")
+        return [sys.executable, "-P", str(Path(__file__).with_name("unbuilt.py"))]
     if name == "pip" and importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     program = shutil.which(name)
@@ -55,11 +60,11 @@ def _arguments(archive: Archive, target: Path, scratch: Path) -> list[str]:
         package = f"{archive.package}@{archive.version}"
         into = ["--pack-destination", str(target), "--cache", str(scratch)]
         return ["pack", package, *into, "--ignore-scripts", "--loglevel=error", "--fetch-retries=1"]
-    # Wheels only: pip would run a source package's build code to learn its name.
+    # One kind only: of a source package, pip would run the build to learn its name.
     package = f"{archive.package}=={archive.version}"
     flags = [
         "--no-deps",
-        "--only-binary=:all:",
+        f"--no-binary={archive.package}" if archive.client == "sdist" else "--only-binary=:all:",
         "--ignore-requires-python",
         "--no-cache-dir",
         "--retries=2",

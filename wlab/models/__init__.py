@@ -1,5 +1,9 @@
 """Reference networks, each an `(init, apply)` pair of pure functions over a nested dict."""
 
+from wlab.models.alexnet import AlexNetConfig as AlexNetConfig
+from wlab.models.alexnet import alexnet as alexnet
+from wlab.models.cache import Cache as Cache
+from wlab.models.cache import empty_cache as empty_cache
 from wlab.models.clip import CLIPConfig as CLIPConfig
 from wlab.models.clip import Tower as Tower
 from wlab.models.clip import clip as clip
@@ -16,14 +20,20 @@ from wlab.models.lstm import LSTMConfig as LSTMConfig
 from wlab.models.lstm import lstm as lstm
 from wlab.models.mlp import lenet_300_100 as lenet_300_100
 from wlab.models.mlp import mlp as mlp
+from wlab.models.mobilenet import MobileNetV2Config as MobileNetV2Config
+from wlab.models.mobilenet import mobilenet_v2 as mobilenet_v2
 from wlab.models.model import Model as Model
 from wlab.models.model import StatefulModel as StatefulModel
 from wlab.models.model import from_nnx as from_nnx
 from wlab.models.model import stateful_from_nnx as stateful_from_nnx
 from wlab.models.resnet import ResNetConfig as ResNetConfig
 from wlab.models.resnet import resnet as resnet
+from wlab.models.t5 import T5Config as T5Config
+from wlab.models.t5 import t5 as t5
 from wlab.models.transformer import TransformerConfig as TransformerConfig
 from wlab.models.transformer import transformer as transformer
+from wlab.models.vgg import VGGConfig as VGGConfig
+from wlab.models.vgg import vgg as vgg
 from wlab.models.vit import ViTConfig as ViTConfig
 from wlab.models.vit import resized_positions as resized_positions
 from wlab.models.vit import vit as vit

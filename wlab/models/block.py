@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from wlab.models.cache import Past, extended
 from wlab.models.layers import Activation, Linear, Norm
 
 
@@ -22,14 +23,26 @@ class Attention(nnx.Module):
         self, x: Float[Array, "batch time width"], mask: Bool[Array, "batch time"] | None = None
     ) -> Float[Array, "batch time width"]:
         """Hides the positions where `mask` is false and, if causal, all later ones."""
-        time = x.shape[1]
+        return self.read(x, self.seen(x.shape[1], mask))[0]
+
+    def seen(self, time: int, mask: Bool[Array, "batch time"] | None) -> Bool[Array, "#batch t t"]:
+        """Which positions each position sees."""
         seen = jnp.tri(time, dtype=bool)[None] if self.causal else jnp.ones((1, time, time), bool)
-        if mask is not None:
-            seen = seen & mask[:, None]
+        return seen if mask is None else seen & mask[:, None]
+
+    def read(
+        self,
+        x: Float[Array, "batch time width"],
+        seen: Bool[Array, "#batch time keys"],
+        past: Past | None = None,
+    ) -> tuple[Float[Array, "batch time width"], tuple[Array, Array]]:
+        """Reads what is seen, of the past too if there is one; also returns keys and values."""
         q, k, v = (
             layer(x).reshape(*x.shape[:-1], self.heads, -1) for layer in (self.q, self.k, self.v)
         )
-        return self.o(attend(q, k, v, seen).reshape(x.shape))
+        if past is not None:
+            k, v = extended(past, k, v)
+        return self.o(attend(q, k, v, seen).reshape(x.shape)), (k, v)
 
 
 def attend(
@@ -37,17 +50,31 @@ def attend(
     k: Float[Array, "batch keys kv_heads size"],
     v: Float[Array, "batch keys kv_heads size"],
     seen: Bool[Array, "#batch time keys"],
+    *,
+    scale: float | None = None,
+    bias: Float[Array, "heads time keys"] | None = None,
 ) -> Float[Array, "batch time heads size"]:
-    r"""$\mathrm{softmax}(QK^\top/\sqrt{\mathrm{size}})V$ over the positions seen, softmax in f32.
+    r"""$\mathrm{softmax}(sQK^\top + B)V$ over the positions seen, softmax in f32.
 
     Query heads may outnumber key heads: neighbours then share one.
+
+    Args:
+        q: Queries.
+        k: Keys.
+        v: Values.
+        seen: Which keys each query sees.
+        scale: $s$; None stands for $1/\sqrt{\mathrm{size}}$.
+        bias: $B$, for each head; None stands for none.
 
     Reference:
         Vaswani et al. 2017 (arXiv:1706.03762), eq. 1; Ainslie et al. 2023 (arXiv:2305.13245).
     """
     grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1])
     logits = jnp.einsum("bqhgd,bkhd->bhgqk", grouped, k, preferred_element_type=jnp.float32)
-    logits = jnp.where(seen[:, None, None], logits / math.sqrt(q.shape[-1]), -jnp.inf)
+    logits = logits / math.sqrt(q.shape[-1]) if scale is None else logits * scale
+    if bias is not None:
+        logits = logits + bias.reshape(1, *logits.shape[1:]).astype(jnp.float32)
+    logits = jnp.where(seen[:, None, None], logits, -jnp.inf)
     weights = jax.nn.softmax(logits).astype(v.dtype)
     return jnp.einsum("bhgqk,bkhd->bqhgd", weights, v).reshape(q.shape)
 
@@ -96,8 +123,18 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "batch time width"], mask: Bool[Array, "batch time"] | None = None
     ) -> Float[Array, "batch time width"]:
+        return self.read(x, self.attn.seen(x.shape[1], mask))[0]
+
+    def read(
+        self,
+        x: Float[Array, "batch time width"],
+        seen: Bool[Array, "#batch time keys"],
+        past: Past | None = None,
+    ) -> tuple[Float[Array, "batch time width"], tuple[Array, Array]]:
+        """As `Attention.read`, with the rest of the block."""
+        heard, kept = self.attn.read(self.norm_1(x) if self.norm_first else x, seen, past)
         if self.norm_first:
-            x = x + self.attn(self.norm_1(x), mask)
-            return x + self.ffn(self.norm_2(x))
-        x = self.norm_1(x + self.attn(x, mask))
-        return self.norm_2(x + self.ffn(x))
+            x = x + heard
+            return x + self.ffn(self.norm_2(x)), kept
+        x = self.norm_1(x + heard)
+        return self.norm_2(x + self.ffn(x)), kept

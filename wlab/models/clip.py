@@ -1,42 +1,31 @@
 """CLIP: two towers that lay images and texts into one space."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from wlab.models.block import Block
-from wlab.models.layers import Activation, Embed, Initializer, LayerNorm, normal, positions
+from wlab.models.layers import (
+    ActivationName,
+    Embed,
+    Initializer,
+    LayerNorm,
+    activation_of,
+    normal,
+    positions,
+)
 from wlab.models.model import Model, from_nnx
 from wlab.models.vit import Patches, refuse_patch
-
-Gelu: TypeAlias = Literal["quick_gelu", "gelu"]
 
 _Images: TypeAlias = Float[Array, "images rows columns channels"]
 _Tokens: TypeAlias = Int[Array, "texts time"]
 _Mask: TypeAlias = Bool[Array, "texts time"]
 _COLDNESS = math.log(1 / 0.07)  # at the start of training, §2.5
-
-
-def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    r"""$x\,\sigma(1.702x)$.
-
-    Reference:
-        Hendrycks & Gimpel 2016 (arXiv:1606.08415), §2.
-    """
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
-_GELUS: Mapping[Gelu, Activation] = MappingProxyType(
-    {"quick_gelu": quick_gelu, "gelu": partial(jax.nn.gelu, approximate=False)}
-)
 
 
 @dataclass(frozen=True)
@@ -48,7 +37,7 @@ class Tower:
         width: Size of the residual stream.
         heads: Attention heads; divides `width`.
         ffn: Hidden units of the feed-forward part; 0 stands for 4 × `width`.
-        activation: `quick_gelu` as OpenAI's networks have it, or the exact `gelu`.
+        activation: Of the feed-forward part; OpenAI's networks have `quick_gelu`.
         epsilon: Added to the variance in the norms.
     """
 
@@ -56,15 +45,13 @@ class Tower:
     width: int
     heads: int
     ffn: int = 0
-    activation: Gelu = "quick_gelu"
+    activation: ActivationName = "quick_gelu"
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads}).")
-        if self.activation not in _GELUS:
-            known = ", ".join(get_args(Gelu))
-            raise ValueError(f"activation must be one of {known}, got {self.activation!r}.")
+        activation_of(self.activation)
 
 
 @dataclass(frozen=True)
@@ -202,7 +189,7 @@ def _block(tower: Tower, causal: bool, *, kernel_init: Initializer, rngs: nnx.Rn
         inner=linear,
         outer=linear,
         norm=partial(LayerNorm, epsilon=tower.epsilon),
-        activation=_GELUS[tower.activation],
+        activation=activation_of(tower.activation),
         causal=causal,
         norm_first=True,
     )

@@ -1,16 +1,23 @@
-"""An encoder in the manner of BERT: segment types, norms after each sum, a pooler."""
+"""An encoder in the manner of BERT and ALBERT: segment types, norms after each sum, a pooler."""
 
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from wlab.models.block import Block
-from wlab.models.layers import Embed, Initializer, LayerNorm, normal, positions
+from wlab.models.layers import (
+    ActivationName,
+    Embed,
+    Initializer,
+    LayerNorm,
+    activation_of,
+    normal,
+    positions,
+)
 from wlab.models.model import Model, from_nnx
 
 
@@ -28,6 +35,9 @@ class EncoderConfig:
         types: Number of segment types.
         embed_width: Size of the embeddings. If it is not 0, a layer `project` maps them to
             `width`, as in ALBERT.
+        shared: Whether one block, `block_0`, is stored and used `layers` times, as in ALBERT.
+        activation: Of the feed-forward part.
+        epsilon: Added to the variance in the norms.
     """
 
     layers: int
@@ -38,8 +48,12 @@ class EncoderConfig:
     ffn: int = 0
     types: int = 2
     embed_width: int = 0
+    shared: bool = False
+    activation: ActivationName = "gelu"
+    epsilon: float = 1e-12
 
     def __post_init__(self) -> None:
+        activation_of(self.activation)
         if self.width % self.heads:
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads}).")
 
@@ -62,7 +76,7 @@ class Encoder(nnx.Module):
     def __init__(self, config: EncoderConfig, *, kernel_init: Initializer, rngs: nnx.Rngs):
         width, embed_width = config.width, config.embed_width or config.width
         linear = partial(nnx.Linear, kernel_init=kernel_init, rngs=rngs)
-        norm = partial(LayerNorm, epsilon=1e-12)
+        norm = partial(LayerNorm, epsilon=config.epsilon)
         table = partial(Embed, width=embed_width, init=kernel_init, rngs=rngs)
         self.embed = table(config.vocab)
         self.position = table(config.context)
@@ -71,7 +85,8 @@ class Encoder(nnx.Module):
         if config.embed_width:
             self.project = linear(embed_width, width)
         self.layers, self.factorized = config.layers, bool(config.embed_width)
-        for i in range(config.layers):
+        self.stored = 1 if config.shared else config.layers
+        for i in range(self.stored):
             block = Block(
                 width,
                 config.heads,
@@ -79,7 +94,7 @@ class Encoder(nnx.Module):
                 inner=linear,
                 outer=linear,
                 norm=norm,
-                activation=partial(jax.nn.gelu, approximate=False),
+                activation=activation_of(config.activation),
                 causal=False,
                 norm_first=False,
             )
@@ -98,15 +113,15 @@ class Encoder(nnx.Module):
         x = self.norm(embedded + positions(self.position, tokens.shape[1]))
         x = self.project(x) if self.factorized else x
         for i in range(self.layers):
-            x = getattr(self, f"block_{i}")(x, mask)
+            x = getattr(self, f"block_{i % self.stored}")(x, mask)
         return Encoded(x, jnp.tanh(self.pool(x[:, 0])))
 
 
 def encoder(config: EncoderConfig, *, kernel_init: Initializer = normal(0.02)) -> Model:  # noqa: B008
     """An encoder: `apply(params, tokens, types=None, mask=None) -> Encoded`.
 
-    `types` gives each token's segment (all 0 if None) and `mask` is false for padding. Blocks
-    are stored one by one: sharing them, as ALBERT does, is `wlab.tying`'s work.
+    `types` gives each token's segment (all 0 if None) and `mask` is false for padding. A shared
+    encoder stores what `wlab.tying` stores of another one when it shares all its blocks.
 
     Args:
         config: The sizes.

@@ -88,7 +88,7 @@ def generate(
         return sample(logits[:, -1], key, temperature=temperature, top_p=top_p), cache
 
     compiled = jax.jit(advance, donate_argnums=2)
-    cache = empty_cache(len(prompts), length=longest + steps, pads=jnp.asarray(pads))
+    cache = empty_cache(len(prompts), length=longest + steps - 1, pads=jnp.asarray(pads))
     current = jnp.asarray(tokens)
     for step in range(steps):
         drawn, cache = compiled(params, current, cache, jax.random.fold_in(key, step))

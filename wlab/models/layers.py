@@ -1,7 +1,8 @@
 """The small parts that the networks share."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,36 @@ from jaxtyping import Array, Float, Int
 
 Initializer: TypeAlias = Callable[..., Any]  # (key, shape, dtype) -> array
 Activation: TypeAlias = Callable[[Any], Any]
+ActivationName: TypeAlias = Literal["relu", "gelu", "gelu_tanh", "quick_gelu", "silu"]
 Linear: TypeAlias = Callable[[int, int], nnx.Linear]  # makes a layer: (inputs, outputs)
 Norm: TypeAlias = Callable[[int], "LayerNorm"]  # makes a norm: (width)
 
 zeros: Initializer = jax.nn.initializers.zeros
 he_normal: Initializer = jax.nn.initializers.he_normal()
 normal: Callable[[float], Initializer] = jax.nn.initializers.normal
+
+
+def activation_of(name: str) -> Activation:
+    r"""The function of that name; `gelu` is exact, `gelu_tanh` and `quick_gelu` approximate it.
+
+    `quick_gelu` is $x\,\sigma(1.702x)$.
+
+    Raises:
+        ValueError: If there is no such function.
+
+    Reference:
+        Hendrycks & Gimpel 2016 (arXiv:1606.08415), §2.
+    """
+    if name not in get_args(ActivationName):
+        raise ValueError(f"activation must be one of {get_args(ActivationName)}, got {name!r}.")
+    exact, tanh = (partial(jax.nn.gelu, approximate=tanh) for tanh in (False, True))
+    return {
+        "relu": jax.nn.relu,
+        "gelu": exact,
+        "gelu_tanh": tanh,
+        "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+        "silu": jax.nn.silu,
+    }[name]
 
 
 class Embed(nnx.Module):

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, overload
+from typing import overload
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from wlab.models.block import attend
+from wlab.models.cache import Cache, Past, View, advanced, extended, past_of, view_of
 from wlab.models.layers import Embed, Initializer, Linear, RMSNorm, normal
 from wlab.models.model import Model, from_nnx
 from wlab.models.rotary import Layout, refuse_layout, rotate
@@ -53,29 +53,6 @@ class LlamaConfig:
                 raise ValueError(f"{of} ({whole}) must be a multiple of {name} ({part}).")
 
 
-class Cache(NamedTuple):
-    """Keys and values of the tokens read so far.
-
-    Attributes:
-        k: Keys, already turned.
-        v: Values.
-        length: How many places are filled, the same for each row.
-        pads: How many of them, at the start of each row, hold no token.
-    """
-
-    k: Float[Array, "layers batch context kv_heads size"]
-    v: Float[Array, "layers batch context kv_heads size"]
-    length: Int[Array, ""]
-    pads: Int[Array, " batch"]
-
-
-class _View(NamedTuple):
-    """What attention may look at: the places of the queries, which keys each sees."""
-
-    places: Int[Array, "batch time"]
-    seen: Bool[Array, "batch time keys"]
-
-
 class _Attention(nnx.Module):
     def __init__(self, config: LlamaConfig, *, linear: Linear):
         size = config.width // config.heads
@@ -87,16 +64,14 @@ class _Attention(nnx.Module):
         self.turn = partial(rotate, base=config.rope_base, layout=config.rotary)
 
     def __call__(
-        self, x: Array, view: _View, past: tuple[Array, Array, Array] | None
+        self, x: Array, view: View, past: Past | None
     ) -> tuple[Array, tuple[Array, Array]]:
         q, k, v = (
             layer(x).reshape(*x.shape[:2], -1, self.size) for layer in (self.q, self.k, self.v)
         )
         q, k = self.turn(q, view.places), self.turn(k, view.places)
         if past is not None:
-            old_k, old_v, at = past
-            k = jax.lax.dynamic_update_slice_in_dim(old_k, k.astype(old_k.dtype), at, axis=1)
-            v = jax.lax.dynamic_update_slice_in_dim(old_v, v.astype(old_v.dtype), at, axis=1)
+            k, v = extended(past, k, v)
         return self.o(attend(q, k, v, view.seen).reshape(*x.shape[:2], -1)), (k, v)
 
 
@@ -109,7 +84,7 @@ class _Block(nnx.Module):
         self.down = linear(config.ffn, config.width)
 
     def __call__(
-        self, x: Array, view: _View, past: tuple[Array, Array, Array] | None
+        self, x: Array, view: View, past: Past | None
     ) -> tuple[Array, tuple[Array, Array]]:
         heard, kept = self.attn(self.norm_1(x), view, past)
         x = x + heard
@@ -139,32 +114,16 @@ class Llama(nnx.Module):
     def __call__(
         self, tokens: Int[Array, "batch time"], *, cache: Cache | None = None
     ) -> Float[Array, "batch time vocab"] | tuple[Float[Array, "batch time vocab"], Cache]:
-        view = _view(tokens, cache)
+        view = view_of(tokens, cache)
         x, kept = self.embed(tokens), []
         for i in range(self.layers):
-            past = None if cache is None else (cache.k[i], cache.v[i], cache.length)
-            x, kv = getattr(self, f"block_{i}")(x, view, past)
+            x, kv = getattr(self, f"block_{i}")(x, view, past_of(cache, i))
             kept.append(kv)
         x = self.norm(x)
         logits = self.head(x) if hasattr(self, "head") else x @ self.embed.embedding[...].T
         if cache is None:
             return logits
-        k, v = (jnp.stack(each) for each in zip(*kept, strict=True))
-        return logits, Cache(k, v, cache.length + tokens.shape[1], cache.pads)
-
-
-def _view(tokens: Int[Array, "batch time"], cache: Cache | None) -> _View:
-    time = tokens.shape[1]
-    at = jnp.arange(time)
-    if cache is None:
-        return _View(jnp.broadcast_to(at, tokens.shape), jnp.tri(time, dtype=bool)[None])
-    at = at + cache.length
-    keys = jnp.arange(cache.k.shape[2])
-    places = jnp.maximum(at[None] - cache.pads[:, None], 0)
-    held = (keys[None] >= cache.pads[:, None])[:, None]
-    itself = keys[None] == at[:, None]  # also a pad sees something, lest it become NaN
-    seen = (keys[None] <= at[:, None])[None] & held | itself[None]
-    return _View(places, seen)
+        return logits, advanced(cache, kept, time=tokens.shape[1])
 
 
 def llama(config: LlamaConfig, *, kernel_init: Initializer = normal(0.02)) -> Model:  # noqa: B008
@@ -182,26 +141,3 @@ def llama(config: LlamaConfig, *, kernel_init: Initializer = normal(0.02)) -> Mo
         grouped queries; Shazeer 2020 (arXiv:2002.05202), eq. 6: gated units.
     """
     return from_nnx(lambda rngs: Llama(config, kernel_init=kernel_init, rngs=rngs))
-
-
-def empty_cache(
-    config: LlamaConfig,
-    batch: int,
-    *,
-    length: int = 0,
-    pads: Int[Array, " batch"] | None = None,
-    dtype: jnp.dtype = jnp.float32,  # pyright: ignore[reportArgumentType]
-) -> Cache:
-    """A cache with room for `length` tokens a row, or for the whole context.
-
-    Args:
-        config: The sizes.
-        batch: Number of rows.
-        length: Places a row; 0 stands for `config.context`.
-        pads: How many tokens at the start of each row are padding.
-        dtype: Of keys and values.
-    """
-    size = config.width // config.heads
-    shape = (config.layers, batch, length or config.context, config.kv_heads, size)
-    pads = jnp.zeros(batch, jnp.int32) if pads is None else pads
-    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.int32(0), pads)

@@ -1,15 +1,24 @@
-"""A decoder in the manner of GPT-2: learned positions, norms first, an untied head."""
+"""A decoder in the manner of GPT-2: learned positions, norms first, a cache."""
 
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import overload
 
-import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from wlab.models.block import Block
-from wlab.models.layers import Embed, Initializer, LayerNorm, normal, positions
+from wlab.models.cache import Cache, advanced, past_of, view_of
+from wlab.models.layers import (
+    ActivationName,
+    Embed,
+    Initializer,
+    LayerNorm,
+    activation_of,
+    normal,
+    positions,
+)
 from wlab.models.model import Model, from_nnx
 
 
@@ -25,6 +34,9 @@ class TransformerConfig:
         context: Longest sequence, tokens.
         ffn: Hidden units of the feed-forward part; 0 stands for 4 × `width`.
         biases: Whether norms, and linear layers but the head, have biases.
+        tied: Whether the head is the embedding; else it is stored apart.
+        epsilon: Added to the variance in the norms.
+        activation: Of the feed-forward part.
     """
 
     layers: int
@@ -34,10 +46,19 @@ class TransformerConfig:
     context: int
     ffn: int = 0
     biases: bool = True
+    tied: bool = False
+    epsilon: float = 1e-5
+    activation: ActivationName = "gelu_tanh"
 
     def __post_init__(self) -> None:
+        activation_of(self.activation)
         if self.width % self.heads:
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads}).")
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads: each query head has its own."""
+        return self.heads
 
 
 class Decoder(nnx.Module):
@@ -53,7 +74,7 @@ class Decoder(nnx.Module):
     ):
         width, biases = config.width, config.biases
         linear = partial(nnx.Linear, use_bias=biases, rngs=rngs)
-        norm = partial(LayerNorm, epsilon=1e-5, use_bias=biases)
+        norm = partial(LayerNorm, epsilon=config.epsilon, use_bias=biases)
         self.embed = Embed(config.vocab, width, init=kernel_init, rngs=rngs)
         self.position = Embed(config.context, width, init=kernel_init, rngs=rngs)
         self.layers = config.layers
@@ -65,21 +86,51 @@ class Decoder(nnx.Module):
                 inner=partial(linear, kernel_init=kernel_init),
                 outer=partial(linear, kernel_init=residual_init),
                 norm=norm,
-                activation=jax.nn.gelu,
+                activation=activation_of(config.activation),
                 causal=True,
                 norm_first=True,
             )
             setattr(self, f"block_{i}", block)
         self.norm = norm(width)
-        self.head = nnx.Linear(
-            width, config.vocab, use_bias=False, kernel_init=kernel_init, rngs=rngs
-        )
+        if not config.tied:
+            self.head = nnx.Linear(
+                width, config.vocab, use_bias=False, kernel_init=kernel_init, rngs=rngs
+            )
 
-    def __call__(self, tokens: Int[Array, "batch time"]) -> Float[Array, "batch time vocab"]:
-        x = self.embed(tokens) + positions(self.position, tokens.shape[1])
+    @overload
+    def __call__(self, tokens: Int[Array, "batch time"]) -> Float[Array, "batch time vocab"]: ...
+    @overload
+    def __call__(
+        self, tokens: Int[Array, "batch time"], *, cache: Cache
+    ) -> tuple[Float[Array, "batch time vocab"], Cache]: ...
+    def __call__(
+        self, tokens: Int[Array, "batch time"], *, cache: Cache | None = None
+    ) -> Float[Array, "batch time vocab"] | tuple[Float[Array, "batch time vocab"], Cache]:
+        if cache is None:
+            x = self.embed(tokens) + positions(self.position, tokens.shape[1])
+            for i in range(self.layers):
+                x = getattr(self, f"block_{i}")(x)
+            return self.logits(x)
+        self._refuse_longer(cache)
+        view, kept = view_of(tokens, cache), []
+        x = self.embed(tokens) + self.position(view.places)
         for i in range(self.layers):
-            x = getattr(self, f"block_{i}")(x)
-        return self.head(self.norm(x))
+            x, kv = getattr(self, f"block_{i}").read(x, view.seen, past_of(cache, i))
+            kept.append(kv)
+        return self.logits(x), advanced(cache, kept, time=tokens.shape[1])
+
+    def logits(self, x: Float[Array, "batch time width"]) -> Float[Array, "batch time vocab"]:
+        """The last norm and the head."""
+        x = self.norm(x)
+        return self.head(x) if hasattr(self, "head") else x @ self.embed.embedding[...].T
+
+    def _refuse_longer(self, cache: Cache) -> None:
+        room, context = cache.k.shape[2], self.position.embedding.shape[0]
+        if room > context:
+            raise ValueError(
+                f"The cache has room for {room} tokens, the model's context is {context}: shorten "
+                "the prompt or draw fewer tokens."
+            )
 
 
 def transformer(
@@ -90,8 +141,9 @@ def transformer(
 ) -> Model:
     r"""A decoder: `apply(params, tokens) -> logits` of each position's next token.
 
-    The head is always stored: tying it is `wlab.tying`'s work, which makes one leaf of
-    `head/kernel` `(width, vocab)` and `embed/embedding` `(vocab, width)`.
+    With `cache=`, from `empty_cache`, it reads on where the cache ends and returns
+    `(logits, cache)`. A tied decoder stores what `wlab.tying` stores of an untied one when it ties
+    `head/kernel` `(width, vocab)` to `embed/embedding` `(vocab, width)`.
 
     Args:
         config: The sizes.

@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from wlab.pretrained.networks import from_hub as from_hub
     from wlab.pretrained.networks import from_llama2c as from_llama2c
     from wlab.pretrained.networks import from_torch_lstm as from_torch_lstm
+    from wlab.pretrained.networks import from_torchvision as from_torchvision
     from wlab.pretrained.networks.network import Network as Network
-    from wlab.pretrained.surprise import Surprise as Surprise
-    from wlab.pretrained.surprise import perplexity as perplexity
     from wlab.pretrained.planning import Plan as Plan
     from wlab.pretrained.planning import plan as plan
     from wlab.pretrained.sentences import sentence_vectors as sentence_vectors
+    from wlab.pretrained.surprise import Surprise as Surprise
+    from wlab.pretrained.surprise import perplexity as perplexity
 
 _LAZY = {
     "adapters": (
@@ -48,7 +49,7 @@ _LAZY = {
     "name_map": ("Move", "NameMap", "for_layers", "move", "prefixed"),
     "named": ("fetch", "network"),
     "networks.network": ("Network",),
-    "networks": ("from_gguf", "from_hub", "from_llama2c", "from_torch_lstm"),
+    "networks": ("from_gguf", "from_hub", "from_llama2c", "from_torch_lstm", "from_torchvision"),
     "surprise": ("Surprise", "perplexity"),
     "planning": ("Plan", "plan"),
     "sentences": ("sentence_vectors",),

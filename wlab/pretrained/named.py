@@ -12,6 +12,7 @@ from wlab.pretrained.networks import (
     resnet50_imagenet,
     resnet56_cifar10,
 )
+from wlab.pretrained.networks.convnets import alexnet_lpips, vgg16_cifar10, vgg16_lpips
 from wlab.pretrained.networks.network import Network
 from wlab.pretrained.sources import SOURCES
 
@@ -25,6 +26,9 @@ _LOADERS: Mapping[str, Callable[..., Network]] = {
     ),
     "smollm2-135m": lambda folder, **options: from_gguf(folder / "model.gguf", **options),
     "resnet56-cifar10": lambda folder, **options: resnet56_cifar10(folder / "model.pth", **options),
+    "vgg16-cifar10": lambda folder, **options: vgg16_cifar10(folder / "model.pth", **options),
+    "alexnet-lpips": lambda folder, **options: alexnet_lpips(folder / "model.ckpt", **options),
+    "vgg16-lpips": lambda folder, **options: vgg16_lpips(folder / "model.ckpt", **options),
     "resnet50-imagenet": resnet50_imagenet,
 }
 

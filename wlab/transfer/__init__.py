@@ -1,5 +1,7 @@
 """Transfer: pretrained weights frozen, adapted, begun from and tuned with care."""
 
+from wlab.transfer.adaptation import Adaptation as Adaptation
+from wlab.transfer.adaptation import continued as continued
 from wlab.transfer.adapter import Adapter as Adapter
 from wlab.transfer.adapter import dora as dora
 from wlab.transfer.axes import Factors as Factors

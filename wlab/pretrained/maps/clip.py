@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from wlab.pretrained.maps.layers import linear, norm
 from wlab.pretrained.name_map import Move, NameMap, for_layers, move
 from wlab.pretrained.ops import Reshape, Transpose
 
@@ -38,7 +39,7 @@ def _text(layers: int) -> Iterator[Move]:
     for theirs, ours in (("token", "embed"), ("position", "position")):
         yield move(f"text_model.embeddings.{theirs}_embedding.weight", f"text/{ours}/embedding")
     yield from for_layers(layers, _block("text_model", "text"))
-    yield from _norm("text_model.final_layer_norm", "text/norm")
+    yield from norm("text_model.final_layer_norm", "text/norm")
     yield move("text_projection.weight", "text/project/kernel", Transpose())
 
 
@@ -49,27 +50,17 @@ def _vision(layers: int, width: int) -> Iterator[Move]:
     patches = Transpose((2, 3, 1, 0))
     yield move(f"{theirs}.patch_embedding.weight", f"{ours}/patch/kernel", patches)
     yield move(f"{theirs}.position_embedding.weight", f"{ours}/position/embedding")
-    yield from _norm("vision_model.pre_layrnorm", "vision/norm_in")  # spelled so in every file
+    yield from norm("vision_model.pre_layrnorm", "vision/norm_in")  # spelled so in every file
     yield from for_layers(layers, _block("vision_model", "vision"))
-    yield from _norm("vision_model.post_layernorm", "vision/norm")
+    yield from norm("vision_model.post_layernorm", "vision/norm")
     yield move("visual_projection.weight", "vision/project/kernel", Transpose())
 
 
 def _block(theirs: str, ours: str) -> Iterator[Move]:
     theirs, ours = f"{theirs}.encoder.layers.{{i}}", f"{ours}/block_{{i}}"
-    yield from _norm(f"{theirs}.layer_norm1", f"{ours}/norm_1")
+    yield from norm(f"{theirs}.layer_norm1", f"{ours}/norm_1")
     for long, short in (("q_proj", "q"), ("k_proj", "k"), ("v_proj", "v"), ("out_proj", "o")):
-        yield from _linear(f"{theirs}.self_attn.{long}", f"{ours}/attn/{short}")
-    yield from _norm(f"{theirs}.layer_norm2", f"{ours}/norm_2")
-    yield from _linear(f"{theirs}.mlp.fc1", f"{ours}/ffn/up")
-    yield from _linear(f"{theirs}.mlp.fc2", f"{ours}/ffn/down")
-
-
-def _linear(theirs: str, ours: str) -> Iterator[Move]:
-    yield move(f"{theirs}.weight", f"{ours}/kernel", Transpose())
-    yield move(f"{theirs}.bias", f"{ours}/bias")
-
-
-def _norm(theirs: str, ours: str) -> Iterator[Move]:
-    yield move(f"{theirs}.weight", f"{ours}/scale")
-    yield move(f"{theirs}.bias", f"{ours}/bias")
+        yield from linear(f"{theirs}.self_attn.{long}", f"{ours}/attn/{short}")
+    yield from norm(f"{theirs}.layer_norm2", f"{ours}/norm_2")
+    yield from linear(f"{theirs}.mlp.fc1", f"{ours}/ffn/up")
+    yield from linear(f"{theirs}.mlp.fc2", f"{ours}/ffn/down")

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from wlab.pretrained.maps.torch_layers import conv, linear, norm
 from wlab.pretrained.name_map import Move, NameMap, move
-from wlab.pretrained.ops import Transpose
 
 _SEEN = "tests/pretrained/test_resnets.py: classes of real images"
 
@@ -13,20 +13,17 @@ def resnet_cifar(blocks: tuple[int, ...]) -> NameMap:
 
     The tree is `{"params": …, "model_state": …}`.
     """
-    moves = [*_torch_conv("conv1", "stem"), *_torch_norm("bn1", "norm")]
+    moves = [*conv("conv1", "stem", bias=False), *norm("bn1", "norm")]
     for stage, count in enumerate(blocks):
         for i in range(count):
             theirs, ours = f"layer{stage + 1}.{i}", f"block_{stage}_{i}"
             for part in (1, 2):
-                moves += _torch_conv(f"{theirs}.conv{part}", f"{ours}/branch/conv_{part}")
-                moves += _torch_norm(f"{theirs}.bn{part}", f"{ours}/branch/norm_{part}")
+                moves += conv(f"{theirs}.conv{part}", f"{ours}/branch/conv_{part}", bias=False)
+                moves += norm(f"{theirs}.bn{part}", f"{ours}/branch/norm_{part}")
             if stage and not i:
-                moves += _torch_conv(f"{theirs}.shortcut.0", f"{ours}/shortcut")
-                moves += _torch_norm(f"{theirs}.shortcut.1", f"{ours}/shortcut_norm")
-    moves += [
-        move("linear.weight", "params/head/kernel", Transpose()),
-        move("linear.bias", "params/head/bias"),
-    ]
+                moves += conv(f"{theirs}.shortcut.0", f"{ours}/shortcut", bias=False)
+                moves += norm(f"{theirs}.shortcut.1", f"{ours}/shortcut_norm")
+    moves += linear("linear", "head")
     return NameMap(tuple(moves), needless=(r".*\.num_batches_tracked",), verified=_SEEN)
 
 
@@ -47,17 +44,6 @@ def resnet50_keras(blocks: tuple[int, ...] = (3, 4, 6, 3)) -> NameMap:
         move("fc1000/bias", "params/head/bias"),
     ]
     return NameMap(tuple(moves), verified=_SEEN)
-
-
-def _torch_conv(theirs: str, ours: str) -> Iterator[Move]:
-    yield move(f"{theirs}.weight", f"params/{ours}/kernel", Transpose((2, 3, 1, 0)))
-
-
-def _torch_norm(theirs: str, ours: str) -> Iterator[Move]:
-    yield move(f"{theirs}.weight", f"params/{ours}/scale")
-    yield move(f"{theirs}.bias", f"params/{ours}/bias")
-    yield move(f"{theirs}.running_mean", f"model_state/{ours}/mean")
-    yield move(f"{theirs}.running_var", f"model_state/{ours}/var")
 
 
 def _keras_conv(theirs: str, ours: str) -> Iterator[Move]:

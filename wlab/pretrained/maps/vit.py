@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from wlab.pretrained.maps.layers import linear, norm
 from wlab.pretrained.name_map import Move, NameMap, for_layers, move, prefixed
 from wlab.pretrained.ops import Reshape, Transpose
 
@@ -34,14 +35,14 @@ def vit(
         (
             *_embeddings(width, places),
             *for_layers(layers, _block(qkv_biases)),
-            *_norm("layernorm", "norm"),
-            *(_linear("pooler.dense", "pool") if pooler else ()),
+            *norm("layernorm", "norm"),
+            *(linear("pooler.dense", "pool") if pooler else ()),
         ),
         needless=() if pooler else (_POOLER,),
         verified="tests/pretrained/test_vit_map.py: outputs of an independent forward pass",
     )
     body = prefixed(body, prefix)
-    return replace(body, moves=(*body.moves, *_linear("classifier", "head"))) if head else body
+    return replace(body, moves=(*body.moves, *linear("classifier", "head"))) if head else body
 
 
 def _embeddings(width: int, places: int) -> Iterator[Move]:
@@ -58,22 +59,11 @@ def _embeddings(width: int, places: int) -> Iterator[Move]:
 
 def _block(qkv_biases: bool) -> Iterator[Move]:
     theirs, ours = "encoder.layer.{i}", "block_{i}"
-    yield from _norm(f"{theirs}.layernorm_before", f"{ours}/norm_1")
+    yield from norm(f"{theirs}.layernorm_before", f"{ours}/norm_1")
     for long, short in (("query", "q"), ("key", "k"), ("value", "v")):
         name = f"{theirs}.attention.attention.{long}"
-        yield from _linear(name, f"{ours}/attn/{short}", bias=qkv_biases)
-    yield from _linear(f"{theirs}.attention.output.dense", f"{ours}/attn/o")
-    yield from _norm(f"{theirs}.layernorm_after", f"{ours}/norm_2")
-    yield from _linear(f"{theirs}.intermediate.dense", f"{ours}/ffn/up")
-    yield from _linear(f"{theirs}.output.dense", f"{ours}/ffn/down")
-
-
-def _linear(theirs: str, ours: str, *, bias: bool = True) -> Iterator[Move]:
-    yield move(f"{theirs}.weight", f"{ours}/kernel", Transpose())
-    if bias:
-        yield move(f"{theirs}.bias", f"{ours}/bias")
-
-
-def _norm(theirs: str, ours: str) -> Iterator[Move]:
-    yield move(f"{theirs}.weight", f"{ours}/scale")
-    yield move(f"{theirs}.bias", f"{ours}/bias")
+        yield from linear(name, f"{ours}/attn/{short}", bias=qkv_biases)
+    yield from linear(f"{theirs}.attention.output.dense", f"{ours}/attn/o")
+    yield from norm(f"{theirs}.layernorm_after", f"{ours}/norm_2")
+    yield from linear(f"{theirs}.intermediate.dense", f"{ours}/ffn/up")
+    yield from linear(f"{theirs}.output.dense", f"{ours}/ffn/down")

@@ -1,5 +1,6 @@
 """Networks from the files that people have: a function for each kind of file."""
 
+from wlab.pretrained.networks.convnets import from_torchvision as from_torchvision
 from wlab.pretrained.networks.gguf import from_gguf as from_gguf
 from wlab.pretrained.networks.hub import from_hub as from_hub
 from wlab.pretrained.networks.llama2c import from_llama2c as from_llama2c

@@ -2,15 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from wlab import models
 from wlab.checkpoint import Source
 from wlab.models import CLIPConfig, Model, Tower, ViTConfig
-from wlab.models.clip import Gelu
 from wlab.pretrained.maps.clip import clip as clip_map
 from wlab.pretrained.maps.vit import vit as vit_map
 from wlab.pretrained.name_map import NameMap
+from wlab.pretrained.networks.hub_words import hub_activation, refuse_other
 
 # What the hub's files leave out where it is the default of their kind.
 _VIT = {
@@ -54,13 +54,14 @@ def vit(sizes: dict[str, Any], source: Source) -> tuple[ViTConfig, Model, NameMa
         ValueError: If it has a part that `wlab.models.vit` lacks.
     """
     sizes = _VIT | sizes
-    _refuse_other(sizes, "vit", hidden_act="gelu", pooler_act="tanh")
+    refuse_other(sizes, "hidden_act", known="gelu")
+    refuse_other(sizes, "pooler_act", known="tanh")
     names, width = source.arrays, sizes["hidden_size"]
     prefix = "vit." if any(name.startswith("vit.") for name in names) else ""
     head = names.get("classifier.weight")
     pooler = head is None and f"{prefix}pooler.dense.weight" in names
     if pooler and sizes.get("pooler_output_size"):
-        _refuse_other(sizes, "vit", pooler_output_size=width)
+        refuse_other(sizes, "pooler_output_size", known=width)
     config = ViTConfig(
         layers=sizes["num_hidden_layers"],
         width=width,
@@ -98,7 +99,8 @@ def clip(sizes: dict[str, Any], source: Source) -> tuple[CLIPConfig, Model, Name
         for kind, defaults in (("text", _TEXT), ("vision", _VISION))
     )
     _refuse_resnet(vision, source)
-    _refuse_other(vision, "clip", model_type="clip_vision_model", num_channels=3)
+    refuse_other(vision, "model_type", known="clip_vision_model")
+    refuse_other(vision, "num_channels", known=3)
     end = text["eos_token_id"]
     if not isinstance(end, int):
         raise ValueError(f"config.json names {end!r} as eos_token_id; clip() ends texts at one.")
@@ -123,17 +125,12 @@ def clip(sizes: dict[str, Any], source: Source) -> tuple[CLIPConfig, Model, Name
 
 
 def _tower(sizes: Mapping[str, Any]) -> Tower:
-    if sizes["hidden_act"] not in get_args(Gelu):
-        raise ValueError(
-            f"config.json asks for hidden_act={sizes['hidden_act']!r}; clip() has "
-            f"{', '.join(get_args(Gelu))} only."
-        )
     return Tower(
         layers=sizes["num_hidden_layers"],
         width=sizes["hidden_size"],
         heads=sizes["num_attention_heads"],
         ffn=sizes["intermediate_size"],
-        activation=sizes["hidden_act"],
+        activation=hub_activation(sizes["hidden_act"]),
         epsilon=sizes["layer_norm_eps"],
     )
 
@@ -149,14 +146,6 @@ def _side(sizes: Mapping[str, Any], name: Literal["image_size", "patch_size"]) -
     if height != width:
         raise ValueError(f"config.json asks for {name}={found}; wlab reads squares only.")
     return height
-
-
-def _refuse_other(sizes: Mapping[str, Any], family: str, **wanted: Any) -> None:
-    for name, value in wanted.items():
-        if sizes[name] != value:
-            raise ValueError(
-                f"config.json asks for {name}={sizes[name]!r}; {family}() has {value!r} only."
-            )
 
 
 def _refuse_resnet(vision: Mapping[str, Any], source: Source) -> None:

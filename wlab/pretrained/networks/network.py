@@ -61,3 +61,18 @@ def filled(
     """
     loaded = load(source, name_map, jax.eval_shape(model.init, jax.random.key(0)), **options)
     return Network(model, config, loaded.params, name_map, loaded.plan, tokenizer=tokenizer)
+
+
+def filled_with_state(
+    model: StatefulModel, config: Any, source: Source, name_map: NameMap, **options: Any
+) -> Network:
+    """A network with statistics; the map's paths begin with `params/` or `model_state/`.
+
+    Raises:
+        ValueError: As `load`.
+    """
+    params, model_state = jax.eval_shape(model.init, jax.random.key(0))
+    like = {"params": params, "model_state": model_state}
+    loaded = load(source, name_map, like, **options)
+    params, model_state = loaded.params["params"], loaded.params["model_state"]
+    return Network(model, config, params, name_map, loaded.plan, model_state=model_state)

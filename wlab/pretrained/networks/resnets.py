@@ -5,19 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from wlab.checkpoint import open_source
-from wlab.models import ResNetConfig, resnet
+from wlab.models import resnet
 from wlab.models.resnet import cifar, resnet50
 from wlab.pretrained import maps
-from wlab.pretrained.loading import load
-from wlab.pretrained.name_map import NameMap
-from wlab.pretrained.networks.network import Network
+from wlab.pretrained.networks.network import Network, filled_with_state
 
-_CIFAR10 = (
+CIFAR10_CLASSES = (
     "airplane",
     "automobile",
     "bird",
@@ -35,8 +32,9 @@ _BLUE_GREEN_RED = np.array([103.939, 116.779, 123.68], np.float32)  # means over
 def resnet56_cifar10(path: str | Path, **options: Any) -> Network:
     """ResNet-56 from `resnet56_cifar10_0.9320_45k.pth`; `cifar_input` makes its inputs."""
     config = cifar(56)
-    found = _network(path, config, maps.resnet_cifar(config.blocks), _CIFAR10, options)
-    return replace(found, image_size=32, prepare=cifar_input)
+    name_map = maps.resnet_cifar(config.blocks)
+    found = filled_with_state(resnet(config), config, open_source(path), name_map, **options)
+    return replace(found, labels=CIFAR10_CLASSES, image_size=32, prepare=cifar_input)
 
 
 def resnet50_imagenet(folder: str | Path, **options: Any) -> Network:
@@ -47,9 +45,9 @@ def resnet50_imagenet(folder: str | Path, **options: Any) -> Network:
     config = replace(resnet50, biases=True, early_stride=True, epsilon=1e-3)
     names = json.loads((Path(folder) / "labels.json").read_text())
     labels = tuple(names[str(i)] for i in range(config.classes))
-    path = Path(folder) / "model.json"
-    found = _network(path, config, maps.resnet50_keras(), labels, options)
-    return replace(found, image_size=224, prepare=imagenet_input)
+    source = open_source(Path(folder) / "model.json")
+    found = filled_with_state(resnet(config), config, source, maps.resnet50_keras(), **options)
+    return replace(found, labels=labels, image_size=224, prepare=imagenet_input)
 
 
 def cifar_input(
@@ -64,26 +62,3 @@ def imagenet_input(
 ) -> Float32[np.ndarray, "batch height width 3"]:
     """What Keras's ResNet-50 reads: blue, green, red, each minus its mean over ImageNet."""
     return images[..., ::-1].astype(np.float32) - _BLUE_GREEN_RED
-
-
-def _network(
-    path: str | Path,
-    config: ResNetConfig,
-    name_map: NameMap,
-    labels: tuple[str, ...],
-    options: dict[str, Any],
-) -> Network:
-    model = resnet(config)
-    params, model_state = jax.eval_shape(model.init, jax.random.key(0))
-    like = {"params": params, "model_state": model_state}
-    loaded = load(open_source(path), name_map, like, **options)
-    found = loaded.params
-    return Network(
-        model,
-        config,
-        found["params"],
-        name_map,
-        loaded.plan,
-        model_state=found["model_state"],
-        labels=labels,
-    )

@@ -1,5 +1,6 @@
 """Tokenizers built from each network's own vocabulary (extra `text`)."""
 
+from wlab.pretrained.text.byte_level import from_merges as from_merges
 from wlab.pretrained.text.gguf import from_gguf as from_gguf
 from wlab.pretrained.text.hub import from_hub as from_hub
 from wlab.pretrained.text.scored import from_llama2c as from_llama2c

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from wlab.pretrained.text.byte_level import byte_level
 from wlab.pretrained.text.scored import scored
-from wlab.pretrained.text.tokenizer import Tokenizer, library, wrapped
+from wlab.pretrained.text.tokenizer import Tokenizer, wrapped
 
 _CONTROL = 3  # llama.cpp's token type of special tokens
 _DIGITS_APART = ("smollm",)  # pre-tokenizers that split numbers into digits
@@ -28,18 +29,13 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
 
 
 def _byte_level(metadata: Mapping[str, Any], special: dict[str, Any]) -> Tokenizer:
-    tokenizers = library()
     texts = metadata["tokenizer.ggml.tokens"]
-    merges = [tuple(pair.split(" ", 1)) for pair in metadata["tokenizer.ggml.merges"]]
-    vocab = {text: i for i, text in enumerate(texts)}
-    inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges))
-    steps = [tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    if metadata.get("tokenizer.ggml.pre") in _DIGITS_APART:
-        steps.insert(0, tokenizers.pre_tokenizers.Digits(individual_digits=True))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(steps)
-    inner.decoder = tokenizers.decoders.ByteLevel()
     types = metadata.get("tokenizer.ggml.token_type", [])
-    control = [text for text, kind in zip(texts, types, strict=False) if kind == _CONTROL]
-    inner.add_special_tokens(control)
+    inner = byte_level(
+        {text: i for i, text in enumerate(texts)},
+        metadata["tokenizer.ggml.merges"],
+        special=[text for text, kind in zip(texts, types, strict=False) if kind == _CONTROL],
+        digits_apart=metadata.get("tokenizer.ggml.pre") in _DIGITS_APART,
+    )
     begin = (special["bos"],) if metadata.get("tokenizer.ggml.add_bos_token") else ()
     return wrapped(inner, **special, begin=begin)

@@ -1,0 +1,74 @@
+"""Byte-level BPE: the `vocab.json` and `merges.txt` of GPT-2, and whatever holds the same."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wlab.checkpoint.formats.json_text import json_object
+from wlab.pretrained.text.tokenizer import Tokenizer, library, wrapped
+
+
+def from_merges(vocab: str | Path, merges: str | Path, *, eos: str = "<|endoftext|>") -> Tokenizer:
+    """The tokenizer in a `vocab.json` and a `merges.txt`; no text gets a special token.
+
+    Args:
+        vocab: The file of tokens and their numbers.
+        merges: The file of pairs, a line each, in the order in which they join.
+        eos: The token that ends a text.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ImportError: If the extra `text` is missing.
+        ValueError: If a file is damaged, or the vocabulary lacks `eos` or what pairs make.
+
+    Reference:
+        Radford et al. 2019, "Language models are unsupervised multitask learners", §2.2.
+    """
+    numbers = json_object(Path(vocab))
+    lines = Path(merges).read_text(encoding="utf-8").rstrip("\n").split("\n")
+    pairs = lines[1:] if lines[0].startswith("#version") else lines
+    _refuse_unfit(numbers, pairs, files=f"{vocab} and {merges}")
+    if eos not in numbers:
+        raise ValueError(f"{vocab} has no token {eos!r}: name the one that ends a text by `eos=`.")
+    return wrapped(byte_level(numbers, pairs, special=[eos]), eos=numbers[eos])
+
+
+def byte_level(
+    vocab: Mapping[str, int],
+    merges: Iterable[str],
+    *,
+    special: Sequence[str] = (),
+    digits_apart: bool = False,
+) -> Any:
+    """A tokenizer of the `tokenizers` package.
+
+    Args:
+        vocab: Tokens, their bytes spelled as GPT-2 does, and their numbers.
+        merges: Pairs with a space between them, those first that join first.
+        special: Tokens that stand for themselves in a text.
+        digits_apart: Whether numbers are split into digits.
+
+    Raises:
+        ImportError: If the extra `text` is missing.
+    """
+    tokenizers = library()
+    pairs = [tuple(pair.split(" ", 1)) for pair in merges]
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE(dict(vocab), pairs))
+    steps = [tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    if digits_apart:
+        steps.insert(0, tokenizers.pre_tokenizers.Digits(individual_digits=True))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(steps)
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    inner.add_special_tokens(list(special))
+    return inner
+
+
+def _refuse_unfit(numbers: Mapping[str, Any], pairs: Iterable[str], *, files: str) -> None:
+    """The package would end the process where some of this is not so."""
+    for text, number in numbers.items():
+        if type(number) is not int or number < 0:
+            raise ValueError(f"{files}: the number of token {text!r} is {number!r}.")
+    for pair in pairs:
+        parts = pair.split(" ")
+        if len(parts) != 2 or not all(text in numbers for text in (*parts, "".join(parts))):
+            raise ValueError(f"{files}: {pair!r} does not join two tokens to a third.")
