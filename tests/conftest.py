@@ -1,6 +1,7 @@
 """Eight CPU devices and the strictest settings JAX has, before any backend starts."""
 
 import os
+from pathlib import Path
 
 # Tests compile much and compute little: half the time goes without LLVM's optimizations.
 os.environ["XLA_FLAGS"] = (
@@ -14,6 +15,12 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# What one process, or an earlier run, has compiled is not compiled again by another.
+COMPILED = Path(__file__).parents[1] / "runs" / "compiled"
+jax.config.update("jax_compilation_cache_dir", str(COMPILED))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Needs the packages of the extra `peers`: `make test-peers`.
 collect_ignore = [] if os.environ.get("WLAB_PEERS") else ["peers"]

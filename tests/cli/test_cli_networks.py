@@ -35,6 +35,7 @@ def test_sentences_that_mean_alike_have_a_high_cosine(cached, capsys):
     )
 
 
+@pytest.mark.long
 def test_photographs_get_their_classes(cached, capsys, tmp_path):
     cached("weights/resnet56-cifar10", "cifar10")
     image = pytest.importorskip("PIL.Image", reason="Pillow is an extra")

@@ -17,6 +17,11 @@ class Placement:
     mode: Mode = "jit"
     split: str | None = None  # the mesh axis that matrices are split over
 
+    @property
+    def layout(self) -> str:
+        """The mesh and what lies on it, whatever the mode."""
+        return f"{self.mesh} {'explicit' if self.explicit else 'auto'} {self.split}"
+
     def make_mesh(self) -> jax.sharding.Mesh | None:
         return training.mesh_from(self.mesh, explicit=self.explicit) if self.mesh else None
 

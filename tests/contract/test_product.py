@@ -9,7 +9,7 @@ import itertools
 import os
 
 import pytest
-from cover import Row, pairwise
+from cover import Row, alone, every_pair, pairs, pairwise
 from frameworks import FRAMEWORKS
 from laws import check_equal, check_on_grid, check_regrowth, check_tied_once, check_zeros
 from optimizers import OPTIMIZERS
@@ -32,10 +32,10 @@ PRODUCT = [
 ]
 REFERENCE = "one device"
 FACTORS = {
-    "transform": PRODUCT,
-    "optimizer": list(OPTIMIZERS),
-    "placement": [name for name in PLACEMENTS if name != REFERENCE],
-    "framework": list(FRAMEWORKS),
+    "transform": alone(PRODUCT),
+    "optimizer": alone(list(OPTIMIZERS)),
+    "placement": {name: (p.layout, p.mode) for name, p in PLACEMENTS.items() if name != REFERENCE},
+    "framework": alone(list(FRAMEWORKS)),
 }
 PART, PARTS = (int(n) for n in os.environ.get("WLAB_FULL", "0/0").split("/"))
 
@@ -84,7 +84,8 @@ def test_laws_hold_and_placements_agree(
         check_on_grid(dict.fromkeys(paths, int4(group_size=12)), trace)
 
 
-def test_the_cover_holds_every_pair_of_values():
+def test_the_cover_holds_every_pair_of_transform_optimizer_mesh_mode_and_framework():
     rows = pairwise(FACTORS)
-    for (i, a), (j, b) in itertools.combinations(enumerate(FACTORS.values()), 2):
-        assert {(row[i], row[j]) for row in rows} == set(itertools.product(a, b))
+    assert {pair for row in rows for pair in pairs(row, FACTORS)} == every_pair(FACTORS)
+    for i, values in enumerate(FACTORS.values()):
+        assert {row[i] for row in rows} == set(values)

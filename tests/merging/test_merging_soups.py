@@ -1,6 +1,5 @@
 """Soups and averages against recipes written out, and the report against NumPy."""
 
-import gc
 import weakref
 
 import jax.numpy as jnp
@@ -103,7 +102,6 @@ def test_ema_lets_checkpoints_go():
             del x
             yield tree_of_x
             del tree_of_x
-            gc.collect()
             most = max(most, sum(ref() is not None for ref in alive))
 
     merging.ema(checkpoints(), 0.5)

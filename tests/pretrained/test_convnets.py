@@ -252,6 +252,7 @@ def accuracy(images: int, batch: int = 20) -> float:
     return right / images
 
 
+@pytest.mark.long
 def test_vgg16_is_the_published_network():
     network = real.network("vgg16-cifar10")
     assert network.config == vgg16_cifar

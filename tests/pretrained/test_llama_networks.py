@@ -163,6 +163,7 @@ def continued(name: str, prompt: str, steps: int) -> str:
     return words.decode([*tokens, *(int(row[0]) for row in drawn)])
 
 
+@pytest.mark.long
 def test_stories15m_tells_its_story():
     text = continued("stories15m", "Once upon a time", 36)
     assert text.startswith(
@@ -171,6 +172,7 @@ def test_stories15m_tells_its_story():
     )
 
 
+@pytest.mark.long
 def test_smollm2_knows_the_capital_of_france():
     network = real.network("smollm2-135m")
     assert tree.count(network.params) == 134_515_008

@@ -72,6 +72,7 @@ def error(images: int) -> float:
     return wrong / images
 
 
+@pytest.mark.long
 def test_resnet56_is_the_published_network():
     network = real.network("resnet56-cifar10")
     assert network.config == cifar(56)
@@ -84,6 +85,7 @@ def test_resnet56_is_right_on_93_20_percent_of_cifar10():
     assert 1 - error(10_000) == pytest.approx(0.9320, abs=1e-9)
 
 
+@pytest.mark.long
 def test_resnet50_has_every_array_of_the_file_and_its_head():
     network = real.network("resnet50-imagenet")
     source = open_source(real.folder("resnet50-imagenet") / "model.json")
