@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from experiments.bench import memory, selection, steps, traffic
+from experiments.bench import loading, memory, selection, steps, traffic
 from experiments.bench.bench import Bench
 from experiments.runner import write_text
 from wlab.table import Table
@@ -49,6 +49,7 @@ def all_benches() -> list[Bench]:
         *selection.benches(),
         *traffic.benches(),
         *memory.benches(network),
+        *loading.benches(),
     ]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import wlab
-from experiments.bench import memory, run, selection, steps, traffic
+from experiments.bench import loading, memory, run, selection, steps, traffic
 from experiments.bench.bench import Bench, counted, timed
 from experiments.bench.pair import summary, time_pairs
 from experiments.bench.task import Task
@@ -254,3 +254,14 @@ def test_the_bytes_gathered_by_a_mask_update_are_read_in_a_fresh_process():
     assert found["operations"] > 0
     assert found["bytes"] > found["operations"] * found["largest"], "loops were counted once"
     assert found["ratio"] == found["bytes"] / (4 * (64 + 64))
+
+
+def test_loading_fills_the_tree_that_the_file_holds_and_counts_its_memory():
+    path = loading.tree_file(side=256, count=4)
+    found = loading.filled(path)
+    assert tree.paths(found) == [f"block_{i}/kernel" for i in range(4)]
+    assert tree.nbytes(found) == 4 * 256 * 256 * 4
+    assert loading.through_one_buffer(path) is None
+    memory_used = loading.peak_memory(path)
+    assert memory_used["tree"] == tree.nbytes(found)
+    assert memory_used["peak"] - memory_used["before"] > memory_used["tree"] / 2

@@ -14,6 +14,8 @@ from typing import Any
 import ml_dtypes  # noqa: F401  (makes NumPy know bfloat16 and float8 by name)
 import numpy as np
 
+from wlab.checkpoint.aligned import aligned_empty
+
 
 @dataclass(frozen=True)
 class Lazy:
@@ -73,10 +75,13 @@ def span(path: Path, dtype: str, shape: tuple[int, ...], offset: int) -> Lazy:
 
 def _numbers_at(path: Path, dtype: str, shape: tuple[int, ...], offset: int) -> np.ndarray:
     stored = np.dtype(dtype).newbyteorder("<")
-    array = np.fromfile(path, stored, count=prod(shape), offset=offset)
-    if array.size != prod(shape):
+    array = aligned_empty(shape, stored)
+    with path.open("rb") as file:
+        file.seek(offset)
+        read = file.readinto(array.reshape(-1).view(np.uint8).data)
+    if read != array.nbytes:
         raise ValueError(f"{path} has become shorter since it was opened.")
-    return array.astype(dtype, copy=False).reshape(shape)
+    return array.astype(dtype, copy=False)
 
 
 def dtype_of(leaf: Any) -> str:

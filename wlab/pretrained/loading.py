@@ -5,11 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from wlab import tree
 from wlab.checkpoint import Source, open_source
+from wlab.checkpoint.aligned import aligned
 from wlab.pretrained.name_map import Move, NameMap
 from wlab.pretrained.ops import forward
 from wlab.pretrained.planning import Line, Plan, Policy, plan
@@ -105,7 +107,7 @@ def _first(line: Line, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
             f"policies: leaf {line.path!r} is {line.found} in the file, of which {line.wanted} is "
             'no slice: use "init" or "zero".'
         )
-    return array[tuple(slice(n) for n in shape)]
+    return array[tuple(slice(n) for n in shape)].copy()  # lets the rest go
 
 
 def _substitute(line: Line, leaf: Any) -> Any:
@@ -123,7 +125,8 @@ def _placed(path: str, array: Any, dtype: Any, place: Callable[[str, Any], Any] 
     if dtype is not None and jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(dtype)
     array = np.asarray(array, order="C")
-    return jnp.asarray(array) if place is None else place(path, array)
+    # The array is nobody else's: on a CPU, JAX takes its memory and copies nothing.
+    return jax.device_put(aligned(array)) if place is None else place(path, array)
 
 
 def _refuse_unproven(planned: Plan, source: Source, probe: Callable[[Any], bool] | None) -> None:

@@ -127,10 +127,11 @@ def plan(
     """
     wanted = tree.leaves(like)
     policy = tree.match(policies, list(wanted), purpose="policies")
+    made, verified = _made(name_map.moves, arrays), bool(name_map.verified)
     lines = [
         line
-        for move in name_map.moves
-        for line in _lines_of(move, arrays, wanted, policy, verified=bool(name_map.verified))
+        for i, move in enumerate(name_map.moves)
+        for line in _lines_of(move, arrays, made.get(i, []), wanted, policy, verified=verified)
     ]
     moved = set(name_map.ours)
     lines += [
@@ -141,9 +142,32 @@ def plan(
     return Plan((*lines, *_others(arrays, name_map, ignore)))
 
 
+def _made(moves: Sequence[Move], arrays: Mapping[str, Header]) -> dict[int, list[Any] | str]:
+    """What each move makes of its arrays, as shapes, or why it cannot; traced in one go."""
+    # Of any dtype: only the shapes count.
+    inputs = {
+        i: [jax.ShapeDtypeStruct(arrays[name].shape, bool) for name in move.theirs]
+        for i, move in enumerate(moves)
+        if all(name in arrays for name in move.theirs)
+    }
+    failed: dict[int, str] = {}
+
+    def trace(inputs: dict[int, list[Any]]) -> dict[int, list[Any]]:
+        found = {}
+        for i, given in inputs.items():
+            try:
+                found[i] = forward(moves[i].ops, given)
+            except (ValueError, TypeError) as error:
+                failed[i] = str(error)
+        return found
+
+    return jax.eval_shape(trace, inputs) | failed
+
+
 def _lines_of(
     move: Move,
     arrays: Mapping[str, Header],
+    found: list[Any] | str,
     wanted: Mapping[str, Any],
     policy: Mapping[str, Policy],
     *,
@@ -160,14 +184,12 @@ def _lines_of(
             Line(path, theirs, "missing", f"no {absent[0]}", shapes[path], policy[path])
             for path in move.ours
         ]
-    try:
-        found = jax.eval_shape(lambda: forward(move.ops, [_zeros(arrays[n]) for n in move.theirs]))
-        dtype = arrays[move.theirs[0]].dtype
-    except (ValueError, TypeError) as error:
-        said = str(error)
+    if isinstance(found, str):
         return [
-            Line(path, theirs, "mismatched", said, shapes[path], policy[path]) for path in move.ours
+            Line(path, theirs, "mismatched", found, shapes[path], policy[path])
+            for path in move.ours
         ]
+    dtype = arrays[move.theirs[0]].dtype
     return [
         Line(
             path,
@@ -198,10 +220,6 @@ def _others(arrays: Mapping[str, Header], name_map: NameMap, ignore: Sequence[st
         status: Status = "ignored" if ignored else "constant" if constant else "unexpected"
         lines.append(Line("", name, status, f"{arrays[name].dtype}{_shape(arrays[name])}"))
     return lines
-
-
-def _zeros(header: Header) -> Any:
-    return jax.numpy.zeros(header.shape, bool)  # of any dtype: only its shape counts
 
 
 def _is_square(shape: tuple[int, ...]) -> bool:
