@@ -17,7 +17,7 @@ KERNEL = np.arange(24, dtype=np.float32).reshape(4, 6)
 def test_an_array_begins_at_a_multiple_of_64_bytes(shape, dtype):
     array = aligned_empty(shape, np.dtype(dtype))
     assert (array.shape, array.dtype) == (shape, np.dtype(dtype))
-    assert array.ctypes.data % 64 == 0
+    assert array.size == 0 or array.ctypes.data % 64 == 0
     assert array.flags.c_contiguous
 
 
