@@ -1,4 +1,4 @@
-"""The embedded digits, and MNIST and CIFAR-10 where they are cached already."""
+"""The embedded digits, and other sets where they are cached already."""
 
 import logging
 
@@ -10,9 +10,13 @@ from wlab.data import client
 
 
 def cached(name: str) -> data.Dataset:
+    skip_uncached(name)
+    return data.load(name)
+
+
+def skip_uncached(name: str) -> None:
     if not (data.cache_folder() / name).exists():
         pytest.skip(f"{name} is not cached: run `wlab data fetch {name}` to test its files")
-    return data.load(name)
 
 
 def test_digits_are_the_1797_of_the_uci_file():
@@ -59,6 +63,22 @@ def test_cifar10_has_its_published_moments_and_counts():
     np.testing.assert_allclose(image.mean((0, 1, 2)) / 255, [0.4914, 0.4822, 0.4465], atol=5e-5)
     np.testing.assert_array_equal(np.bincount(cifar10.train["label"]), [5000] * 10)
     np.testing.assert_array_equal(np.bincount(cifar10.test["label"]), [1000] * 10)
+
+
+def test_newsgroups_have_their_published_counts_and_plain_words():
+    skip_uncached("20newsgroups")
+    letters = data.newsgroups()
+    assert len(letters.names) == 20
+    # Cardoso-Cachopo 2007, "Improving methods for single-label text categorization", table 2.4.
+    assert (len(letters.train.text), len(letters.test.text)) == (11_293, 7_528)
+    counts = [np.bincount(part.label, minlength=20) for part in (letters.train, letters.test)]
+    for name, wanted in {
+        "alt.atheism": (480, 319),
+        "rec.sport.hockey": (600, 399),
+        "talk.religion.misc": (377, 251),
+    }.items():
+        assert tuple(int(count[letters.names.index(name)]) for count in counts) == wanted
+    assert letters.train.text[0].startswith("alt atheism faq atheist resources archive name")
 
 
 def test_digits_stand_in_when_no_client_can_fetch_and_the_log_says_so(

