@@ -69,7 +69,7 @@ def test_newsgroups_have_their_published_counts_and_plain_words():
     skip_uncached("20newsgroups")
     letters = data.newsgroups()
     assert len(letters.names) == 20
-    # Cardoso-Cachopo 2007, "Improving methods for single-label text categorization", table 2.4.
+    # Cardoso-Cachopo 2007, "Improving methods for single-label text categorization".
     assert (len(letters.train.text), len(letters.test.text)) == (11_293, 7_528)
     counts = [np.bincount(part.label, minlength=20) for part in (letters.train, letters.test)]
     for name, wanted in {
