@@ -84,11 +84,15 @@ def _parse(config_type: type[Any], module: str) -> tuple[Any, bool]:
     )
     parser.add_argument("--again", action="store_true", help="run even if a result exists")
     for field in dataclasses.fields(config_type):
+        flag, about = f"--{field.name.replace('_', '-')}", field.metadata.get("help", "")
+        if isinstance(field.default, bool):
+            parser.add_argument(flag, action="store_true", default=field.default, help=about)
+            continue
         parser.add_argument(
-            f"--{field.name.replace('_', '-')}",
+            flag,
             type=type(field.default),
             default=field.default,
-            help=f"{field.metadata.get('help', '')} (default {field.default!r})",
+            help=f"{about} (default {field.default!r})",
         )
     flags = vars(parser.parse_args())
     again = flags.pop("again")

@@ -1,10 +1,10 @@
 """Runs the benches and prints each ratio beside its bar. It measures; it never fails on a figure.
 
 Run     make bench
-        python -m experiments.bench.run [NAME ...] [--pairs N] [--json]
+        python -m experiments.bench.run [NAME ...] [--pairs N] [--platform cuda] [--json]
 Cost    an estimated 5 minutes on two idle cores
 Expect  the low end of every interval at or under its bar
-Writes  runs/bench/<name>.json
+Writes  runs/bench/<name>.json, or runs/bench/<platform>/<name>.json
 """
 
 import argparse
@@ -31,13 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line, runs what is named, and prints one table."""
     benches = all_benches()
     options = _parse(arguments, benches)
-    jax.config.update("jax_platforms", "cpu")
-    records = []
+    jax.config.update("jax_platforms", options.platform)
+    records, directory = [], Path("runs/bench")
+    if options.platform != "cpu":
+        directory /= options.platform
     for bench in benches:
         if not options.names or any(map(bench.name.startswith, options.names)):
             print(f"{bench.name} …", file=sys.stderr)
             records.append(record(bench, options.pairs))
-            save(records[-1], Path("runs/bench"))
+            save(records[-1], directory)
     print(json.dumps(records, indent=2) if options.json else table(records))
 
 
@@ -94,6 +96,7 @@ def machine() -> dict[str, Any]:
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "processor": names[0] if names else platform.machine(),
+        "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),
     }
@@ -105,6 +108,7 @@ def _parse(arguments: Sequence[str] | None, benches: Sequence[Bench]) -> argpars
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="run benches that begin so")
     parser.add_argument("--pairs", type=int, default=100, help="timed pairs (default 100)")
+    parser.add_argument("--platform", default="cpu", help="where JAX runs (default cpu)")
     parser.add_argument("--json", action="store_true", help="print the records instead of a table")
     options = parser.parse_args(arguments)
     known = [bench.name for bench in benches]

@@ -73,7 +73,9 @@ def check_frozen(paths: Sequence[str], trace: Trace, *, until: int) -> None:
         assert first[path].tobytes() != last[path].tobytes(), path
 
 
-def check_equal(reference: Trace, trace: Trace, weights: WeightTransform) -> None:
+def check_equal(
+    reference: Trace, trace: Trace, weights: WeightTransform, *, rtol: float = 1e-5
+) -> None:
     """Two runs agree in weights and, but for near-ties, in masks.
 
     Regrown weights are tiny, but their rounding is that of weights of the initial size, 0.1.
@@ -86,6 +88,6 @@ def check_equal(reference: Trace, trace: Trace, weights: WeightTransform) -> Non
         for path, x in arrays(a.stored).items():
             y = arrays(b.stored)[path]
             same = masks_a[path] == masks_b[path] if path in masks_a else np.True_
-            close = np.isclose(x, y, rtol=1e-5, atol=1e-5 * max(np.abs(x).max(), 0.1))
+            close = np.isclose(x, y, rtol=rtol, atol=rtol * max(np.abs(x).max(), 0.1))
             assert (close | ~same).all(), f"{path}: {np.abs(x - y).max()}"
     assert all(math.isfinite(loss) for loss in trace.losses)

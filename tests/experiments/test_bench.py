@@ -210,6 +210,11 @@ def test_selections_and_numpy_agree_on_the_threshold(name):
         assert found == threshold
 
 
+def test_the_search_and_the_sort_find_the_same_threshold():
+    search, sort = selection.against_sort(64)
+    assert search() == sort()
+
+
 def test_masks_as_bits_take_an_eighth_of_a_byte_a_weight():
     bits, int8 = memory.benches(steps.network())
     assert bits.measure(1)["ratio"] == 1 / 8

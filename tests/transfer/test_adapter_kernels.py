@@ -228,6 +228,15 @@ def test_bfloat16_kernels_are_rounded_once(key):
     assert (error <= 2.0**-8 * np.abs(want) + 1e-6).all()
 
 
+@EACH_LAYOUT
+def test_pissa_leaves_no_sign_to_the_library_that_decomposes(shape, adapter, formula, key):
+    del formula
+    adapter, kernel = replace(adapter, start=pissa), jnp.asarray(drawn(shape))
+    factors, mirrored = (fresh_factors(key, w, adapter) for w in (kernel, -kernel))
+    np.testing.assert_allclose(mirrored.a, factors.a, atol=1e-6)
+    np.testing.assert_allclose(mirrored.b, -factors.b, atol=1e-6)
+
+
 def test_pissa_of_a_bfloat16_kernel_begins_within_its_rounding(key):
     kernel = jnp.asarray(drawn((64, 32))).astype(jnp.bfloat16)
     adapter = Adapter(4, start=pissa)

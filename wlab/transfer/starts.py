@@ -60,7 +60,8 @@ def embedding(key: Key, kernel: Float[Array, "..."], at: Layout, scale: float) -
 def pissa(key: Key, kernel: Float[Array, "..."], at: Layout, scale: float) -> Factors:
     r"""A and B are the principal part of the kernel, so the residual is what is frozen.
 
-    $W = U S V^T$, $A = U_{:r}\sqrt{S_{:r}/s}$, $B = \sqrt{S_{:r}/s}\,V_{:r}^T$, in float32.
+    $W = U S V^T$, $A = U_{:r}\sqrt{S_{:r}/s}$, $B = \sqrt{S_{:r}/s}\,V_{:r}^T$, in float32. The
+    largest entry of each column of U is positive, so every device begins with the same factors.
     The kernel is then seen again up to one rounding of base and sum: in float32 to 2⁻²³ of its
     largest entry, in bfloat16 to 2⁻⁸ of it.
 
@@ -70,10 +71,17 @@ def pissa(key: Key, kernel: Float[Array, "..."], at: Layout, scale: float) -> Fa
     del key
     matrix = matrices(_whole(kernel).astype(wide(kernel.dtype)), at)
     left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
-    roots = jnp.sqrt(values[..., : at.rank] / scale)
-    a = left[..., : at.rank] * roots[..., None, :]
-    b = roots[..., :, None] * right[..., : at.rank, :]
+    roots = jnp.sqrt(values / scale) * _signs(left)
+    a = (left * roots[..., None, :])[..., : at.rank]
+    b = (roots[..., :, None] * right)[..., : at.rank, :]
     return Factors(a.reshape(at.a_shape), b.reshape(at.b_shape))
+
+
+def _signs(left: Float[Array, "... rows k"]) -> Float[Array, "... k"]:
+    """-1 for each column whose largest entry is negative; the sign is up to the library."""
+    place = jnp.argmax(jnp.abs(left), axis=-2, keepdims=True)
+    largest = jnp.take_along_axis(left, place, axis=-2)[..., 0, :]
+    return jnp.where(largest < 0, -1, 1).astype(left.dtype)
 
 
 def _whole(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
