@@ -7,8 +7,10 @@ rank-stabilized one, alpha / sqrt(r), should not lose at high ranks.
 
 Run     python -m experiments.transfer.lora_rank
 Cost    about 2 hours on 2 CPU cores; a run that is cut off goes on with the next network
-Paper   Hu et al. 2021 (arXiv:2106.09685), table 6: GPT-3, queries and values, rank 1 / 2 / 4 / 8 /
-        64: WikiSQL 73.4 / 73.3 / 73.7 / 73.8 / 73.5, MultiNLI 91.3 / 91.4 / 91.3 / 91.6 / 91.4
+Paper   Hu et al. 2021 (arXiv:2106.09685), section 7.2: on GPT-3 a very low rank is
+        enough, 4 on queries and values giving 73.7 % on WikiSQL and 91.3 % on MultiNLI (table 5)
+Expect  error 32 % at rank 1, 31 % at 2, 30 % at 64: no better than the head alone (30 %), and far
+        better than everything in so few steps (42 %)
 """
 
 from dataclasses import dataclass, field

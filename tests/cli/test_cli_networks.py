@@ -49,6 +49,34 @@ def test_photographs_get_their_classes(cached, capsys, tmp_path):
     assert sum(right) >= 7
 
 
+def test_what_loading_took_is_told(cached, caplog, capsys):
+    cached("weights/stories15m")
+    with caplog.at_level("INFO", logger="wlab"):
+        run_json(capsys, "generate", "stories15m", "Once", "--steps", "1")
+    told = next(r.getMessage() for r in caplog.records if "loaded in" in r.getMessage())
+    assert told.startswith("stories15m: 15,191,712 weights, 61 MB, loaded in ")
+    peak = float(told.split(" s, ")[1].split()[0])
+    assert 0 <= peak < 1000
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "right"), [("resnet56-cifar10", 9320), ("vgg16-cifar10", 9225)])
+def test_cifar10_is_named_as_often_as_published(cached, capsys, name, right):
+    cached(f"weights/{name}", "cifar10")
+    found = run_json(capsys, "evaluate", name, "cifar10")
+    assert (found["right"], found["images"]) == (right, 10_000)
+
+
+def test_a_few_photographs_of_the_dataset_are_enough_to_look_at(cached, capsys):
+    cached("weights/resnet56-cifar10", "cifar10")
+    found = run_json(capsys, "evaluate", "resnet56-cifar10", "cifar10", "--images", "6")
+    assert found["images"] == 6 >= found["right"] >= 5
+    assert main(["evaluate", "resnet56-cifar10", "mnist"]) == 1
+    assert "images of shape (32, 32, 3), got (28, 28" in capsys.readouterr().err
+    assert main(["evaluate", "resnet56-cifar10", "wikitext-2"]) == 1
+    assert "no image dataset 'wikitext-2'" in capsys.readouterr().err
+
+
 def test_a_network_without_eyes_or_words_is_named(cached, capsys, tmp_path):
     cached("weights/minilm", "weights/resnet56-cifar10")
     assert main(["classify", "minilm", str(tmp_path / "x.png")]) == 1

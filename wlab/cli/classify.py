@@ -21,10 +21,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row an image and class, the likeliest first."""
     import jax
-    import jax.numpy as jnp
     import numpy as np
 
-    from wlab.models import StatefulModel
+    from wlab import pretrained
 
     network = shelf.network(args)
     if network.prepare is None:
@@ -32,11 +31,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     if not network.labels:
         raise ValueError(f"{args.network} names no classes.")
     pixels = np.stack([_square(path, network.image_size) for path in args.image])
-    inputs = jnp.asarray(network.prepare(pixels))
-    if isinstance(network.model, StatefulModel):
-        logits, _ = network.model.apply(network.params, inputs, network.model_state)
-    else:
-        logits = network.model.apply(network.params, inputs)
+    logits = pretrained.class_logits(network, pixels)
     rows = []
     for path, odds in zip(args.image, np.asarray(jax.nn.softmax(logits)), strict=True):
         for index in np.argsort(-odds)[: args.top]:

@@ -21,6 +21,7 @@ VERBS = {
     "convert": "weights from one format to another",
     "data": "list datasets, or fetch one",
     "embed": "vectors of sentences, and how alike they are",
+    "evaluate": "how often a network names what is in photographs",
     "generate": "text from a language model",
     "inspect": "list what is in a checkpoint",
     "merge": "several models made one",

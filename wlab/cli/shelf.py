@@ -1,11 +1,16 @@
 """What the verbs of data and networks have in common: lists of sources, flags, networks by name."""
 
 import argparse
+import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wlab.cli.memory import most_resident, resident
 from wlab.data import Source
+
+_log = logging.getLogger("wlab.cli")
 
 
 def arguments(
@@ -49,13 +54,32 @@ def row(name: str, source: Source, folder: Path) -> dict[str, Any]:
 def network(args: argparse.Namespace) -> Any:
     """The network that `args.network` names: one of the shelf, a folder of the hub, or a GGUF file.
 
+    What loading took goes to the log.
+
     Raises:
         ValueError: If the files are not those of a network that wlab knows.
     """
-    from wlab import pretrained
+    import jax  # noqa: F401  its memory is not what the network takes
 
+    from wlab import pretrained, tree
+
+    before, began = resident(), time.monotonic()
     if args.network in pretrained.SOURCES:
-        return pretrained.network(args.network, file=args.file, cache=args.cache)
-    if Path(args.network).is_dir():
-        return pretrained.from_hub(args.network)
-    return pretrained.from_gguf(args.network)
+        found = pretrained.network(args.network, file=args.file, cache=args.cache)
+    elif Path(args.network).is_dir():
+        found = pretrained.from_hub(args.network)
+    else:
+        found = pretrained.from_gguf(args.network)
+    spent, most = time.monotonic() - began, most_resident()
+    peak = ""
+    if before is not None and most is not None:
+        peak = f", {(most - before) / 1e6:.0f} MB at the peak beyond importing JAX"
+    _log.info(
+        "%s: %s weights, %.0f MB, loaded in %.2f s%s",
+        args.network,
+        f"{tree.count(found.params):,}",
+        tree.nbytes(found.params) / 1e6,
+        spent,
+        peak,
+    )
+    return found

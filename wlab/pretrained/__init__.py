@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from wlab.pretrained.planning import Plan as Plan
     from wlab.pretrained.planning import plan as plan
     from wlab.pretrained.sentences import sentence_vectors as sentence_vectors
+    from wlab.pretrained.sight import Sight as Sight
+    from wlab.pretrained.sight import accuracy as accuracy
+    from wlab.pretrained.sight import class_logits as class_logits
     from wlab.pretrained.surprise import Surprise as Surprise
     from wlab.pretrained.surprise import perplexity as perplexity
 
@@ -50,6 +53,7 @@ _LAZY = {
     "named": ("fetch", "network"),
     "networks.network": ("Network",),
     "networks": ("from_gguf", "from_hub", "from_llama2c", "from_torch_lstm", "from_torchvision"),
+    "sight": ("Sight", "accuracy", "class_logits"),
     "surprise": ("Surprise", "perplexity"),
     "planning": ("Plan", "plan"),
     "sentences": ("sentence_vectors",),
