@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from experiments import runner
 def kept_error(path: Path, measure: Callable[[], float]) -> float:
     """The error in %, from the file if it is there."""
     if not path.exists():
+        began = time.process_time()
         error = 100 * (1 - measure())
-        runner.write_text(path, json.dumps({"error": error}))
+        spent = {"core_seconds": round(time.process_time() - began, 1)}
+        runner.write_text(path, json.dumps({"error": error, **spent}))
         print(f"{path.stem}: {error:.2f} % wrong", flush=True)
     return json.loads(path.read_text())["error"]
 

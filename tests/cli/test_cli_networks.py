@@ -92,3 +92,25 @@ def test_text_goes_on_and_tells_its_speed(cached, capsys):
     assert found["texts"] == ["Once upon a time, there was a"]
     assert found["tokens"] == 4
     assert found["tokens_per_s"] > 0
+
+
+def test_alexnets_filters_are_waves_in_all_directions_and_shuffled_ones_are_not(
+    cached, capsys, tmp_path
+):
+    cached("weights/alexnet-lpips")
+    image = pytest.importorskip("PIL.Image", reason="Pillow is an extra")
+    picture = tmp_path / "filters.png"
+    found = run_json(capsys, "filters", "alexnet-lpips", "--out", str(picture), "--zoom", "2")
+    assert found["leaf"] == "conv_1/kernel"
+    assert found["shape"] == [11, 11, 3, 64]
+    assert found["waves"] >= 20 > 0 == found["control_waves"]
+    assert sum(found["directions"]) == found["waves"] and min(found["directions"]) > 0
+    with image.open(picture) as drawn:
+        assert drawn.size == (8 * 24, 8 * 24)
+
+
+def test_a_leaf_that_is_no_convolution_is_named_with_those_that_are(cached, capsys):
+    cached("weights/alexnet-lpips")
+    assert main(["filters", "alexnet-lpips", "--leaf", "conv_1/bias"]) == 1
+    said = capsys.readouterr().err
+    assert "conv_1/bias is no convolution" in said and "conv_2/kernel" in said

@@ -73,9 +73,7 @@ def check_frozen(paths: Sequence[str], trace: Trace, *, until: int) -> None:
         assert first[path].tobytes() != last[path].tobytes(), path
 
 
-def check_equal(
-    reference: Trace, trace: Trace, weights: WeightTransform, *, rtol: float = 1e-5
-) -> None:
+def check_equal(reference: Trace, trace: Trace, weights: WeightTransform, *, rtol: float) -> None:
     """Two runs agree in weights and, but for near-ties, in masks.
 
     Regrown weights are tiny, but their rounding is that of weights of the initial size, 0.1.

@@ -300,29 +300,3 @@ def test_lpips_features_are_those_that_numpy_computes(name, layers, prefix, side
         )
         np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
     assert network.plan.count("ignored") == 5
-
-
-def spectra(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each filter, summed over colours: how much energy lies about the dominant frequency,
-    that frequency in cycles a pixel, and its direction in [0, π)."""
-    power = (np.abs(np.fft.fft2(kernel, (64, 64), axes=(0, 1))) ** 2).sum(2)
-    frequency = np.fft.fftfreq(64)
-    u, v = np.meshgrid(frequency, frequency, indexing="ij")
-    at = power.reshape(-1, power.shape[-1]).argmax(0)
-    u0, v0 = u.ravel()[at], v.ravel()[at]
-    near = np.minimum(*(np.hypot(u[..., None] - s * u0, v[..., None] - s * v0) for s in (1, -1)))
-    share = (power * (near < 0.08)).sum((0, 1)) / power.sum((0, 1))
-    return share, np.hypot(u0, v0), np.arctan2(v0, u0) % np.pi
-
-
-def test_alexnets_first_filters_are_gabors_and_shuffled_ones_are_not():
-    """Waves of one frequency each, in all directions (Krizhevsky et al. 2012, figure 3)."""
-    kernel = np.asarray(real.network("alexnet-lpips").params["conv_1"]["kernel"])
-    pixels = np.random.default_rng(0).permutation(kernel.reshape(121, 3, 64), axis=0)
-    share, frequency, angle = spectra(kernel)
-    control, _, _ = spectra(pixels.reshape(kernel.shape))
-    assert np.median(share) > 0.5
-    assert np.median(control) < 0.2
-    waves = (share > 0.6) & (frequency > 0.05)
-    assert waves.sum() >= 20
-    assert len(set(np.floor(angle[waves] / np.pi * 6))) == 6

@@ -22,6 +22,7 @@ VERBS = {
     "data": "list datasets, or fetch one",
     "embed": "vectors of sentences, and how alike they are",
     "evaluate": "how often a network names what is in photographs",
+    "filters": "what a first convolution looks for in images",
     "generate": "text from a language model",
     "inspect": "list what is in a checkpoint",
     "merge": "several models made one",
