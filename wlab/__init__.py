@@ -20,6 +20,7 @@ _PACKAGES = (
     "checkpoint",
     "data",
     "decay",
+    "graph",
     "initializers",
     "inspection",
     "merging",

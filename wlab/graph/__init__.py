@@ -1,0 +1,11 @@
+"""What a function does with its parameters, read from its jaxpr: any model, no layer of ours.
+
+`read` finds the uses of every leaf: which primitive, which of the leaf's own axes are summed
+over, kept, looked up or looped over.
+"""
+
+from wlab.graph.axes import Atom as Atom
+from wlab.graph.reading import Graph as Graph
+from wlab.graph.reading import read as read
+from wlab.graph.use import Use as Use
+from wlab.graph.view import View as View

@@ -1,0 +1,159 @@
+"""Follows the leaves through a jaxpr: what each value is to them, and where they are used."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jax.extend.core import Literal
+
+from wlab.graph.arranging import PASSING, arranged, stepped
+from wlab.graph.compat import Opened, called, opened, scan_counts
+from wlab.graph.meeting import ELEMENTWISE, met
+from wlab.graph.use import Site, Use
+from wlab.graph.view import View, one_turn
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A value that parameters and constants alone decide.
+
+    Attributes:
+        views: The leaves whose entries it holds, as they are or each computed from its own.
+    """
+
+    views: tuple[View, ...] = ()
+
+
+Value = Weight | None  # None where inputs have a say
+Walked = tuple[Sequence[Value], Sequence[Use]]  # of the results, and on the way to them
+
+
+def walk(function: Opened, operands: Sequence[Value], site: Site) -> Walked:
+    """The results of a jaxpr, and every use in it, in the order of its equations."""
+    jaxpr = function.jaxpr
+    values: dict[Any, Value] = dict.fromkeys(jaxpr.constvars, Weight())
+    values |= zip(jaxpr.invars, operands, strict=True)
+
+    def value(atom: Any) -> Value:
+        return Weight() if isinstance(atom, Literal) else values[atom]
+
+    uses: list[Use] = []
+    for i, equation in enumerate(jaxpr.eqns):
+        results, found = _through(equation, [value(v) for v in equation.invars], (*site, i))
+        values |= zip(equation.outvars, results, strict=True)
+        uses += found
+    return [value(v) for v in jaxpr.outvars], uses
+
+
+def _through(equation: Any, operands: Sequence[Value], site: Site) -> Walked:
+    """Through one equation."""
+    name = equation.primitive.name
+    if not any(operand is not None and operand.views for operand in operands):
+        return _results(equation, operands), ()
+    if (function := called(equation)) is not None:
+        return walk(function, operands, site)
+    if name in _LOOPS:
+        return _LOOPS[name](equation, operands, site)
+    if name in PASSING:
+        passed = [v and Weight(tuple(stepped(x, equation) for x in v.views)) for v in operands]
+        return passed, ()
+    first = operands[0]
+    if first is not None and first.views and not any(v and v.views for v in operands[1:]):
+        images = [arranged(equation, view) for view in first.views]
+        if all(image is not None and None not in image for image in images):
+            return [Weight(tuple(of_one)) for of_one in zip(*images, strict=True)], ()
+    if name in ELEMENTWISE and None not in operands:
+        return _computed(equation, operands, site)
+    return _results(equation, operands), _uses(equation, operands, site)
+
+
+def _results(equation: Any, operands: Sequence[Value]) -> list[Value]:
+    """Values without a view, decided by parameters alone if the operands are."""
+    return [None if None in operands else Weight()] * len(equation.outvars)
+
+
+def _uses(equation: Any, operands: Sequence[Value], site: Site) -> list[Use]:
+    """A use for each view among the operands."""
+    leaves = [tuple(view.path for view in v.views) if v else () for v in operands]
+    found = []
+    for i, operand in enumerate(operands):
+        partners = tuple(path for j, paths in enumerate(leaves) if j != i for path in paths)
+        for view in operand.views if operand else ():
+            found.append(replace(met(equation, i, view, site), partners=partners))
+    return found
+
+
+def _computed(equation: Any, operands: Sequence[Value], site: Site) -> Walked:
+    """Entry by entry, from parameters alone: leaves of the result's shape live on in it."""
+    shape = tuple(equation.outvars[0].aval.shape)
+
+    def lives_on(view: View) -> bool:
+        atoms = (atom for axis in view.axes for atom in axis)
+        return view.sizes == shape and all(a.axis is not None or a.size == 1 for a in atoms)
+
+    kept, used = [], []
+    for operand in operands:
+        views = () if operand is None else operand.views
+        kept += [view for view in views if lives_on(view)]
+        used.append(Weight(tuple(view for view in views if not lives_on(view))))
+    once = {(v.path, v.axes, v.offsets): replace(stepped(v, equation), exact=False) for v in kept}
+    return [Weight(tuple(once.values()))], _uses(equation, used, site)
+
+
+def _scan(equation: Any, operands: Sequence[Value], site: Site) -> Walked:
+    consts, carried = scan_counts(equation)
+    shared = [_looped(operand) for operand in operands[:consts]]
+    turns = [_one_turn(operand) for operand in operands[consts + carried :]]
+    lost = [
+        operand
+        if consts <= i and (i < consts + carried or turns[i - consts - carried] is None)
+        else None
+        for i, operand in enumerate(operands)
+    ]
+    inner = [*shared, *[None] * carried, *turns]
+    _, found = walk(opened(equation.params["jaxpr"]), inner, site)
+    return _results(equation, operands), [*_opaque(equation, lost, site), *found]
+
+
+def _while(equation: Any, operands: Sequence[Value], site: Site) -> Walked:
+    params = equation.params
+    tests, bodies = params["cond_nconsts"], params["body_nconsts"]
+    state: list[Value] = [None] * (len(operands) - tests - bodies)
+    shared = [_looped(operand) for operand in operands[: tests + bodies]]
+    _, in_test = walk(opened(params["cond_jaxpr"]), shared[:tests] + state, (*site, "cond"))
+    _, in_body = walk(opened(params["body_jaxpr"]), shared[tests:] + state, (*site, "body"))
+    lost = [None] * (tests + bodies) + list(operands[tests + bodies :])
+    return _results(equation, operands), [*_opaque(equation, lost, site), *in_test, *in_body]
+
+
+def _cond(equation: Any, operands: Sequence[Value], site: Site) -> Walked:
+    index, *inner = operands
+    uses: list[Use] = [*_opaque(equation, [index], site)]
+    for i, branch in enumerate(equation.params["branches"]):
+        uses += walk(opened(branch), inner, (*site, f"branch {i}"))[1]
+    return _results(equation, operands), uses
+
+
+_LOOPS = {"scan": _scan, "while": _while, "cond": _cond}
+
+
+def _looped(operand: Value) -> Value:
+    return operand and Weight(tuple(replace(view, looped=True) for view in operand.views))
+
+
+def _one_turn(operand: Value) -> Value:
+    """One turn's part of what is scanned over; None if a view has no such part."""
+    turns = [one_turn(view) for view in operand.views] if operand else []
+    if operand is None or None in turns:
+        return None
+    return Weight(tuple(view for view in turns if view is not None))
+
+
+def _opaque(equation: Any, operands: Sequence[Value], site: Site) -> list[Use]:
+    """Uses of which nothing is known, as of what a loop carries."""
+    name = equation.primitive.name
+    return [
+        Use(site, name, i, view, opaque=True)
+        for i, operand in enumerate(operands)
+        for view in (operand.views if operand else ())
+    ]
