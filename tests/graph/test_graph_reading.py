@@ -98,7 +98,7 @@ def described(use) -> tuple[str, tuple, tuple, dict]:
         "batch": use.batch_axes,
         "stack": use.view.stack,
         "index": use.view.index,
-        "looped": use.view.looped,
+        "looped": False in use.view.loops,
         "exact": use.view.exact,
         "whole": use.view.is_whole,
         "opaque": use.opaque,

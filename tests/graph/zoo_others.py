@@ -24,7 +24,10 @@ def of_haiku(f: Any, x: jax.Array) -> Net:
 
 
 def of_wlab(model: Model, x: jax.Array) -> Net:
-    return model.apply, model.init(jax.random.key(0)), (x,)
+    def apply(p: Any, x: jax.Array) -> jax.Array:
+        return jax.tree.leaves(model.apply(p, x))[0]  # of an LSTM not what it carries on
+
+    return apply, model.init(jax.random.key(0)), (x,)
 
 
 def of_stateful(model: StatefulModel, x: jax.Array) -> Net:

@@ -26,7 +26,7 @@ def mlp() -> Net:
     return apply, params, (numbers((3, 8)),)
 
 
-def _block(p: Any, x: jax.Array) -> jax.Array:
+def block(p: Any, x: jax.Array) -> jax.Array:
     """Attention of four heads from one kernel, and a gated unit, over a root-mean-square norm."""
 
     def norm(x: jax.Array, scale: jax.Array) -> jax.Array:
@@ -45,11 +45,11 @@ def _block(p: Any, x: jax.Array) -> jax.Array:
 
 def scanned(*, checkpointed: bool = False) -> Net:
     """Three blocks of a transformer in one scan, with one table for words in and out."""
-    block = jax.checkpoint(_block) if checkpointed else _block
+    one = jax.checkpoint(block) if checkpointed else block
 
     def apply(p: Any, tokens: jax.Array) -> jax.Array:
         x = p["embed"][tokens]
-        x, _ = jax.lax.scan(lambda x, layer: (block(layer, x), None), x, p["blocks"])
+        x, _ = jax.lax.scan(lambda x, layer: (one(layer, x), None), x, p["blocks"])
         return x @ p["embed"].T
 
     blocks = {

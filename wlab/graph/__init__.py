@@ -1,10 +1,13 @@
 """What a function does with its parameters, read from its jaxpr: any model, no layer of ours.
 
 `read` finds the uses of every leaf: which primitive, which of the leaf's own axes are summed
-over, kept, looked up or looped over.
+over, kept, looked up or looped over. `capture` runs the function and keeps a statistic of what each
+leaf is multiplied with.
 """
 
 from wlab.graph.axes import Atom as Atom
+from wlab.graph.capturing import Statistic as Statistic
+from wlab.graph.capturing import capture as capture
 from wlab.graph.reading import Graph as Graph
 from wlab.graph.reading import read as read
 from wlab.graph.use import Use as Use

@@ -26,6 +26,7 @@ class Use:
         groups: Of a convolution's channels.
         opaque: Whether nothing is known of the axes.
         partners: The leaves of the other operands, if they have any.
+        alone: Whether no operand depends on the inputs.
     """
 
     site: Site
@@ -39,6 +40,7 @@ class Use:
     groups: int = 1
     opaque: bool = False
     partners: tuple[str, ...] = ()
+    alone: bool = False
 
     @property
     def path(self) -> str:

@@ -24,7 +24,8 @@ class View:
         axes: Of the value, each a product of factors of the leaf's.
         offsets: The first position on each axis of the leaf.
         stack: Axes of the leaf over which a loop runs, the outermost first.
-        looped: Whether a loop meets the same entries again at every turn.
+        loops: For each loop around the value, the outermost first, whether it runs over an axis
+            of the leaf, and does not meet the same entries again at every turn.
         steps: The operations that led here, by name.
         exact: Whether the entries are the leaf's; otherwise they were computed from them, one
             from one, and from other parameters or constants.
@@ -35,7 +36,7 @@ class View:
     axes: tuple[Axis, ...]
     offsets: tuple[int, ...]
     stack: tuple[int, ...] = ()
-    looped: bool = False
+    loops: tuple[bool, ...] = ()
     steps: tuple[str, ...] = ()
     exact: bool = True
 
@@ -124,7 +125,12 @@ def one_turn(view: View) -> View | None:
     axis, size, stride = first[0]
     if axis is None or size != view.shape[axis] or stride != 1:
         return None
-    return replace(view, axes=tuple(rest), stack=(*view.stack, axis))
+    return replace(view, axes=tuple(rest), stack=(*view.stack, axis), loops=(*view.loops, True))
+
+
+def every_turn(view: View) -> View:
+    """What each turn of a loop gets that has no part of the leaf for itself."""
+    return replace(view, loops=(*view.loops, False))
 
 
 def _sliced_along(view: View, i: int, start: int, count: int, step: int) -> View | None:

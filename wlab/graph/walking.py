@@ -10,7 +10,7 @@ from wlab.graph.arranging import PASSING, arranged, stepped
 from wlab.graph.compat import Opened, called, opened, scan_counts
 from wlab.graph.meeting import ELEMENTWISE, met
 from wlab.graph.use import Site, Use
-from wlab.graph.view import View, one_turn
+from wlab.graph.view import View, every_turn, one_turn
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def _uses(equation: Any, operands: Sequence[Value], site: Site) -> list[Use]:
     for i, operand in enumerate(operands):
         partners = tuple(path for j, paths in enumerate(leaves) if j != i for path in paths)
         for view in operand.views if operand else ():
-            found.append(replace(met(equation, i, view, site), partners=partners))
+            use = met(equation, i, view, site)
+            found.append(replace(use, partners=partners, alone=None not in operands))
     return found
 
 
@@ -138,7 +139,7 @@ _LOOPS = {"scan": _scan, "while": _while, "cond": _cond}
 
 
 def _looped(operand: Value) -> Value:
-    return operand and Weight(tuple(replace(view, looped=True) for view in operand.views))
+    return operand and Weight(tuple(every_turn(view) for view in operand.views))
 
 
 def _one_turn(operand: Value) -> Value:
