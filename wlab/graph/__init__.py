@@ -8,6 +8,9 @@ leaf is multiplied with.
 from wlab.graph.axes import Atom as Atom
 from wlab.graph.capturing import Statistic as Statistic
 from wlab.graph.capturing import capture as capture
+from wlab.graph.capturing import products as products
+from wlab.graph.matrices import from_matrix as from_matrix
+from wlab.graph.matrices import to_matrix as to_matrix
 from wlab.graph.reading import Graph as Graph
 from wlab.graph.reading import read as read
 from wlab.graph.use import Use as Use

@@ -17,6 +17,11 @@ from wlab.pruning.oneshot import prune as prune
 from wlab.pruning.oneshot import report as report
 from wlab.pruning.order import counts as counts
 from wlab.pruning.order import ordered_keys as ordered_keys
+from wlab.pruning.patterns import Pattern as Pattern
+from wlab.pruning.patterns import neighbours as neighbours
+from wlab.pruning.patterns import nm_mask as nm_mask
+from wlab.pruning.patterns import per_leaf as per_leaf
+from wlab.pruning.patterns import per_output as per_output
 from wlab.pruning.schedules import Schedule as Schedule
 from wlab.pruning.schedules import constant as constant
 from wlab.pruning.schedules import cubic as cubic
@@ -29,3 +34,5 @@ from wlab.pruning.selection import kth_threshold as kth_threshold
 from wlab.pruning.selection import topk_mask as topk_mask
 from wlab.pruning.selection import topk_masks as topk_masks
 from wlab.pruning.shares import Share as Share
+from wlab.pruning.wanda import wanda as wanda
+from wlab.pruning.wanda import wanda_scores as wanda_scores
