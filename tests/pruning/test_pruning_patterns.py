@@ -1,5 +1,7 @@
 """Patterns against NumPy's sort: exact counts, ties by index, whole matrices and stacks."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wlab.pruning import neighbours, nm_mask, per_leaf, per_output
+from wlab.pruning import Neighbours, PerLeaf, PerOutput, chosen, nm_mask
 
 
 def largest(scores: np.ndarray, k: int) -> np.ndarray:
@@ -61,7 +63,7 @@ def test_impossible_groups_are_refused(keep, of):
     with pytest.raises(ValueError, match="N:M keeps 0 to"):
         nm_mask(jnp.ones(8), keep=keep, of=of)
     with pytest.raises(ValueError, match="N:M keeps 0 to"):
-        neighbours(keep=keep, of=of)
+        Neighbours(keep=keep, of=of)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.3, 0.5, 1.0])
@@ -69,16 +71,18 @@ def test_impossible_groups_are_refused(keep, of):
 def test_patterns_of_matrices_keep_exactly_their_share(density, shape):
     scores = np.random.default_rng(1).integers(0, 9, shape).astype(np.float32)
     flat = scores.reshape(-1, 60)
-    found = np.asarray(jax.jit(per_leaf(density))(jnp.asarray(scores))).reshape(-1, 60)
+    found = np.asarray(jax.jit(partial(chosen, PerLeaf(density)))(jnp.asarray(scores))).reshape(
+        -1, 60
+    )
     np.testing.assert_array_equal(found, largest(flat, round(60 * density)))
-    found = np.asarray(jax.jit(per_output(density))(jnp.asarray(scores)))
+    found = np.asarray(jax.jit(partial(chosen, PerOutput(density)))(jnp.asarray(scores)))
     columns = largest(np.swapaxes(scores, -1, -2), int(10 * density + 0.5))
     np.testing.assert_array_equal(found, np.swapaxes(columns, -1, -2))
 
 
 def test_neighbours_stand_along_the_inputs():
     scores = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
-    mask = np.asarray(neighbours(keep=2, of=4)(scores))
+    mask = np.asarray(chosen(Neighbours(keep=2, of=4), scores))
     assert (mask.reshape(2, 4, 3).sum(1) == 2).all()
 
 

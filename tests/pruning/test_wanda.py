@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wlab import pruning
-from wlab.pruning import neighbours, per_leaf, per_output, prune, wanda, wanda_scores
+from wlab.pruning import Neighbours, PerLeaf, PerOutput, prune, wanda, wanda_scores
 
 
 def layer(p, x):
@@ -35,7 +35,7 @@ def batches():
     return [(numbers(16, 8, seed=i) * sizes[None],) for i in range(3)]
 
 
-RULES = [(".*", per_output(0.5))]
+RULES = [(".*", PerOutput(0.5))]
 
 
 def by_hand(w: np.ndarray, x: np.ndarray, keep: int) -> np.ndarray:
@@ -100,13 +100,13 @@ def test_it_beats_magnitude_where_inputs_differ_in_size(batches):
 
 def test_inputs_of_one_size_make_it_magnitude(params):
     eye = [(jnp.eye(8),)]
-    found = wanda(network, params, eye, [("first/up", per_leaf(0.25)), (".*", None)])
+    found = wanda(network, params, eye, [("first/up", PerLeaf(0.25)), (".*", None)])
     expected = prune(params, 0.25, [("first/up", True), (".*", None)])
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_groups_of_four_are_along_the_inputs_whatever_the_layout(params, batches):
-    found = wanda(network, params, batches, [(".*", neighbours(keep=2, of=4))])
+    found = wanda(network, params, batches, [(".*", Neighbours(keep=2, of=4))])
     up, down = (np.asarray(found["first"][name]) != 0 for name in ("up", "down"))
     assert (up.reshape(2, 4, 12).sum(1) == 2).all()
     assert (down.reshape(8, 3, 4).sum(2) == 2).all()
@@ -139,7 +139,7 @@ def test_convolutions_with_groups_are_scored_by_their_own_patches():
 
 
 def test_what_is_kept_is_bit_identical_and_the_rest_is_untouched(params, batches):
-    found = wanda(network, params, batches, [("first/.*", per_output(0.5)), (".*", None)])
+    found = wanda(network, params, batches, [("first/.*", PerOutput(0.5)), (".*", None)])
     for name in ("up", "down"):
         kept = np.asarray(found["first"][name])
         assert ((kept == 0) | (kept == np.asarray(params["first"][name]))).all()
@@ -163,7 +163,7 @@ def test_scores_are_weights_times_norms():
     ("rules", "options", "said"),
     [
         ([(".*", None)], {}, "the rules select none"),
-        ([("first/.*", per_output(0.5))], {}, "no rule matches leaf 'second/down'"),
+        ([("first/.*", PerOutput(0.5))], {}, "no rule matches leaf 'second/down'"),
         (RULES, {"stages": ["first/.*"]}, "no rule matches leaf 'second/down'"),
         (RULES, {"stages": ["first/.*", "second/.*", "third/.*"]}, "third"),
     ],
@@ -179,9 +179,9 @@ def test_a_norm_a_lookup_and_a_part_are_refused_by_name(batches):
 
     params = {"scale": jnp.ones(8), "pair": numbers(2, 8, 8)}
     with pytest.raises(ValueError, match="'scale' is in no product"):
-        wanda(fn, params, batches, [("scale", per_leaf(0.5)), (".*", None)])
+        wanda(fn, params, batches, [("scale", PerLeaf(0.5)), (".*", None)])
     with pytest.raises(ValueError, match=r"'pair' of shape .* is no matrix"):
-        wanda(fn, params, batches, [("pair", per_leaf(0.5)), (".*", None)])
+        wanda(fn, params, batches, [("pair", PerLeaf(0.5)), (".*", None)])
 
 
 def test_no_data_and_zeros_are_refused(params):

@@ -17,11 +17,12 @@ from wlab.pruning.oneshot import prune as prune
 from wlab.pruning.oneshot import report as report
 from wlab.pruning.order import counts as counts
 from wlab.pruning.order import ordered_keys as ordered_keys
+from wlab.pruning.patterns import Neighbours as Neighbours
 from wlab.pruning.patterns import Pattern as Pattern
-from wlab.pruning.patterns import neighbours as neighbours
+from wlab.pruning.patterns import PerLeaf as PerLeaf
+from wlab.pruning.patterns import PerOutput as PerOutput
+from wlab.pruning.patterns import chosen as chosen
 from wlab.pruning.patterns import nm_mask as nm_mask
-from wlab.pruning.patterns import per_leaf as per_leaf
-from wlab.pruning.patterns import per_output as per_output
 from wlab.pruning.schedules import Schedule as Schedule
 from wlab.pruning.schedules import constant as constant
 from wlab.pruning.schedules import cubic as cubic

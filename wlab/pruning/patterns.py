@@ -1,13 +1,13 @@
 """Which entries compete for a place: all of a leaf, those of one output, or a few neighbours."""
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from wlab.pruning.budget import kept, refuse_bad_density
 from wlab.pruning.order import ordered_keys
@@ -16,49 +16,85 @@ from wlab.pruning.selection import topk_mask
 Remainder = Literal["refuse", "dense", "share"]
 Scores: TypeAlias = Float[Array, "*batch inputs outputs"]
 Mask: TypeAlias = Bool[Array, "*batch inputs outputs"]
-Pattern: TypeAlias = Callable[[Scores], Mask]
-"""Chooses, of the scores of a leaf as a matrix (or a stack of them), the entries that stay."""
 
 
-def per_leaf(density: float) -> Pattern:
+@dataclass(frozen=True)
+class PerLeaf:
     """All entries of a matrix compete.
 
+    Attributes:
+        density: The fraction kept.
+
     Raises:
         ValueError: If the density is outside [0, 1].
     """
-    refuse_bad_density(density)
 
-    def choose(scores: Scores) -> Mask:
-        k = kept(scores.shape[-2] * scores.shape[-1], density)
-        return _over_batches(lambda matrix: topk_mask(matrix, k), scores)
+    density: float
 
-    return choose
+    def __post_init__(self) -> None:
+        refuse_bad_density(self.density)
 
 
-def per_output(density: float) -> Pattern:
+@dataclass(frozen=True)
+class PerOutput:
     """The inputs of each output compete, as Wanda has it: every column keeps as many.
 
+    Attributes:
+        density: The fraction kept.
+
     Raises:
         ValueError: If the density is outside [0, 1].
     """
-    refuse_bad_density(density)
 
-    def choose(scores: Scores) -> Mask:
-        k = kept(scores.shape[-2], density)
-        columns = jax.vmap(lambda column: topk_mask(column, k), in_axes=-1, out_axes=-1)
-        return _over_batches(columns, scores)
+    density: float
 
-    return choose
+    def __post_init__(self) -> None:
+        refuse_bad_density(self.density)
 
 
-def neighbours(*, keep: int, of: int, remainder: Remainder = "refuse") -> Pattern:
+@dataclass(frozen=True)
+class Neighbours:
     """`of` neighbouring inputs of each output compete for `keep` places: N:M sparsity.
 
+    Attributes:
+        keep: Entries kept of each group.
+        of: Neighbours in a group.
+        remainder: What becomes of a last short group, as in `nm_mask`.
+
     Raises:
-        ValueError: As `nm_mask`.
+        ValueError: If `keep` is not from 0 to `of`.
     """
-    _refuse_bad_groups(keep, of)
-    return partial(nm_mask, keep=keep, of=of, axis=-2, remainder=remainder)
+
+    keep: int
+    of: int
+    remainder: Remainder = "refuse"
+
+    def __post_init__(self) -> None:
+        _refuse_bad_groups(self.keep, self.of)
+
+
+Pattern: TypeAlias = PerLeaf | PerOutput | Neighbours
+"""Which entries of a leaf, as a matrix of inputs by outputs, compete for a place."""
+
+
+def chosen(pattern: Pattern, scores: Scores) -> Mask:
+    """The entries of a matrix that stay; of a stack, those of each matrix by itself."""
+    inputs, outputs = scores.shape[-2:]
+    match pattern:
+        case PerLeaf(density):
+            k = kept(inputs * outputs, density)
+            return _one_by_one(lambda matrix: topk_mask(matrix, k), scores)
+        case PerOutput(density):
+            return _one_by_one(lambda matrix: column_mask(matrix, kept(inputs, density)), scores)
+        case Neighbours(keep, of, remainder):
+            return nm_mask(scores, keep=keep, of=of, axis=-2, remainder=remainder)
+
+
+def column_mask(
+    scores: Float[Array, "inputs outputs"], k: int | Int[Array, ""]
+) -> Bool[Array, "inputs outputs"]:
+    """The k largest entries of each column."""
+    return jax.vmap(lambda column: topk_mask(column, k), in_axes=-1, out_axes=-1)(scores)
 
 
 def nm_mask(
@@ -119,7 +155,7 @@ def _largest(groups: Float[Array, "*groups of"], keep: int) -> Bool[Array, "*gro
     return before < keep
 
 
-def _over_batches(f: Pattern, scores: Scores) -> Mask:
+def _one_by_one(f: Callable[[Array], Array], scores: Scores) -> Mask:
     """One matrix at a time; a stack is a loop, so that one at a time is in memory."""
     matrices = scores.reshape(-1, *scores.shape[-2:])
     return lax.map(f, matrices).reshape(scores.shape)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from wlab import calibration, graph, tree
 from wlab.graph import Use
-from wlab.pruning.patterns import Pattern
+from wlab.pruning.patterns import Pattern, chosen
 from wlab.transform import Params
 
 
@@ -42,8 +42,8 @@ def wanda(
         fn: Of `params` and the arrays of a batch.
         params: Any tree.
         batches: Tuples of the function's inputs after `params`; read once a stage.
-        rules: Ordered `(path regex, pattern)`: `per_output(0.5)`, `neighbours(keep=2, of=4)`,
-            `per_leaf(0.5)`, or None for leaves that are left alone.
+        rules: Ordered `(path regex, pattern)`: `PerOutput(0.5)`, `Neighbours(keep=2, of=4)`,
+            `PerLeaf(0.5)`, or None for leaves that are left alone.
         stages: Path regexes, in the order in which the function comes to the leaves. The leaves
             of a stage are scored by inputs that earlier stages have already changed, as Wanda
             does it block by block; by default all at once, in one pass.
@@ -90,7 +90,7 @@ def _pruned(
     @jax.jit
     def zeroed(leaf: Array, squares: Array) -> Array:
         kernel = graph.to_matrix(use, leaf)
-        mask = pattern(wanda_scores(kernel, squares))
+        mask = chosen(pattern, wanda_scores(kernel, squares))
         return graph.from_matrix(use, jnp.where(mask, kernel, 0))
 
     return zeroed(leaf, squares)
