@@ -10,6 +10,7 @@ from wlab.graph.capturing import Statistic as Statistic
 from wlab.graph.capturing import capture as capture
 from wlab.graph.capturing import products as products
 from wlab.graph.matrices import from_matrix as from_matrix
+from wlab.graph.matrices import refuse_parts as refuse_parts
 from wlab.graph.matrices import to_matrix as to_matrix
 from wlab.graph.reading import Graph as Graph
 from wlab.graph.reading import read as read

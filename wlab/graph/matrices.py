@@ -20,7 +20,7 @@ def to_matrix(use: Use, leaf: Array) -> Matrix:
         ValueError: If the use is of a part of the leaf, of something computed from it, or an axis
             of it is both input and output.
     """
-    _refuse_parts(use)
+    refuse_parts(use)
     moved = leaf.transpose(_order(use)).reshape(*_first(use), use.fan_in, -1)
     if use.groups == 1:
         return moved
@@ -31,7 +31,7 @@ def to_matrix(use: Use, leaf: Array) -> Matrix:
 
 def from_matrix(use: Use, matrix: Matrix) -> Array:
     """The leaf whose matrix that is: the inverse of `to_matrix`."""
-    _refuse_parts(use)
+    refuse_parts(use)
     if use.groups > 1:
         matrix = jax.numpy.moveaxis(matrix, -3, -2)
     order, shape = _order(use), use.view.shape
@@ -39,15 +39,12 @@ def from_matrix(use: Use, matrix: Matrix) -> Array:
     return matrix.reshape([shape[i] for i in order]).transpose(back)
 
 
-def _order(use: Use) -> list[int]:
-    return [*use.view.stack, *use.batch_axes, *use.in_axes, *use.out_axes]
+def refuse_parts(use: Use) -> None:
+    """Refuses a use that makes no matrix of its leaf.
 
-
-def _first(use: Use) -> list[int]:
-    return [use.view.shape[i] for i in (*use.view.stack, *use.batch_axes)]
-
-
-def _refuse_parts(use: Use) -> None:
+    Raises:
+        ValueError: As `to_matrix`.
+    """
     shape = use.view.shape
     roles = _order(use)
     once = len(roles) == len(set(roles)) and prod(shape[i] for i in roles) == prod(shape)
@@ -56,3 +53,11 @@ def _refuse_parts(use: Use) -> None:
             f"{use.path!r} of shape {shape} is no matrix at its {use.primitive}: a part of it is "
             "used there, something computed from it, or one of its axes is input and output."
         )
+
+
+def _order(use: Use) -> list[int]:
+    return [*use.view.stack, *use.batch_axes, *use.in_axes, *use.out_axes]
+
+
+def _first(use: Use) -> list[int]:
+    return [use.view.shape[i] for i in (*use.view.stack, *use.batch_axes)]

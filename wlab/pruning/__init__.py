@@ -35,5 +35,7 @@ from wlab.pruning.selection import kth_threshold as kth_threshold
 from wlab.pruning.selection import topk_mask as topk_mask
 from wlab.pruning.selection import topk_masks as topk_masks
 from wlab.pruning.shares import Share as Share
+from wlab.pruning.sparsegpt import SparseGPT as SparseGPT
+from wlab.pruning.sparsegpt import sparsegpt as sparsegpt
 from wlab.pruning.wanda import wanda as wanda
 from wlab.pruning.wanda import wanda_scores as wanda_scores

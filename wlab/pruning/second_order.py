@@ -30,7 +30,7 @@ class Solved(NamedTuple):
     loss: Float[Array, ""]
 
 
-def inverse_factor(gram: Square, damping: float = 0.01) -> Square:
+def inverse_factor(gram: Square, damping: float | Float[Array, ""] = 0.01) -> Square:
     """U, upper triangular, with UᵀU the inverse of XᵀX; NaN if that has none.
 
     Inputs that are never there have a row and a column of the unit matrix.

@@ -1,0 +1,83 @@
+"""Pruning after training by what weights get to see: any function, leaf by leaf, stage by stage."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from wlab import calibration, graph, tree
+from wlab.graph import Statistic, Use
+from wlab.pruning.patterns import Pattern
+from wlab.transform import Params
+
+Batches: TypeAlias = Sequence[tuple[Any, ...]]
+Report: TypeAlias = Callable[[str, int], None]
+Change: TypeAlias = Callable[[str, Array, Any, Pattern], tuple[Array, Any]]
+"""The new matrix of a leaf and what to tell of it, from its path, its matrix and its statistic."""
+
+
+def by_inputs(
+    fn: Callable[..., Any],
+    params: Params,
+    batches: Batches,
+    rules: tree.Rules[Pattern | None],
+    statistic: Statistic,
+    change: Change,
+    *,
+    stages: Sequence[str],
+    report: Report,
+    purpose: str,
+) -> tuple[Params, dict[str, Any]]:
+    """Changes the leaves that have a pattern, each as a matrix with the statistic of its inputs.
+
+    Returns the new tree, and by path what `change` had to tell.
+
+    Raises:
+        ValueError: If the rules do not fit the tree, a rule gives a pattern to a leaf that is in no
+            product or is no matrix there, the stages miss a leaf or have none, or as
+            `calibration.collect`.
+    """
+    patterns = {p: f for p, f in tree.resolve(rules, params, purpose=purpose).items() if f}
+    if not patterns:
+        raise ValueError(f"{purpose}: the rules select none of the leaves {tree.paths(params)}.")
+    if not batches:
+        raise ValueError(f"{purpose}: there is no batch to calibrate on.")
+    uses = _uses(graph.read(fn, params, *batches[0]), patterns, purpose)
+    told: dict[str, Any] = {}
+    for stage, paths in _staged(stages, [*patterns], purpose).items():
+        seen = calibration.collect(
+            fn,
+            params,
+            batches,
+            statistic,
+            where=lambda use, paths=paths: use.path in paths,
+            report=lambda done, stage=stage: report(stage, done),
+        )
+        named, new = tree.leaves(params), {}
+        for path in paths:
+            matrix = graph.to_matrix(uses[path], jnp.asarray(named[path]))
+            matrix, told[path] = change(path, matrix, seen[path], patterns[path])
+            new[path] = graph.from_matrix(uses[path], matrix)
+        params = tree.replace(params, new)
+    return params, told
+
+
+def _uses(read: graph.Graph, patterns: Mapping[str, Pattern], purpose: str) -> dict[str, Use]:
+    """The product of each leaf that has a pattern."""
+    found = {path: use for (path, _), use in graph.products(read).items()}
+    for path in patterns:
+        if path not in found:
+            raise ValueError(
+                f"{purpose}: {path!r} is in no product with anything that depends on the inputs, "
+                "so its weights have none to be scored by. Leave it alone by a rule."
+            )
+        graph.refuse_parts(found[path])
+    return found
+
+
+def _staged(stages: Sequence[str], paths: Sequence[str], purpose: str) -> dict[str, list[str]]:
+    """The leaves of each stage, in the order of the stages."""
+    rules = [(stage, stage) for stage in stages]
+    stage_of = tree.match(rules, paths, purpose=f"{purpose}, stages")
+    return {stage: [path for path in paths if stage_of[path] == stage] for stage in stages}

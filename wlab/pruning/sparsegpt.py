@@ -1,0 +1,114 @@
+"""SparseGPT: prunes a trained network, and lets the weights that stay make up for it."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from wlab import calibration, tree
+from wlab.calibration import Gram
+from wlab.pruning.by_inputs import Batches, Report, by_inputs
+from wlab.pruning.patterns import Pattern
+from wlab.pruning.second_order import Solved, inverse_factor, solve
+from wlab.transform import Params
+
+_MOST = 1.0  # of the mean of the diagonal: more damping is no second order any more
+
+
+class SparseGPT(NamedTuple):
+    """A pruned network.
+
+    Attributes:
+        params: The tree, as `params` but for its values.
+        losses: ‖X(W − Ŵ)‖² / ‖XW‖² of each leaf that was pruned, by path.
+    """
+
+    params: Params
+    losses: dict[str, float]
+
+
+def sparsegpt(
+    fn: Callable[..., Any],
+    params: Params,
+    batches: Batches,
+    rules: tree.Rules[Pattern | None],
+    *,
+    damping: float = 0.01,
+    block: int = 128,
+    stages: Sequence[str] = (".*",),
+    report: Report = lambda stage, done: None,
+) -> SparseGPT:
+    """Zeroes weights row by row, and changes later ones so that outputs move least.
+
+    Works on any function of parameters and inputs, as `wanda`. Needs XᵀX of every leaf of a
+    stage, in float32, at once.
+
+    Args:
+        fn: Of `params` and the arrays of a batch.
+        params: Any tree.
+        batches: Tuples of the function's inputs after `params`; read once a stage.
+        rules: As of `wanda`.
+        damping: Added to the diagonal of XᵀX, as a part of its mean. If that has still no inverse,
+            ten times as much is tried, with a warning, up to 1.
+        block: Rows that are chosen together.
+        stages: As of `wanda`.
+        report: As of `wanda`.
+
+    Raises:
+        ValueError: As `wanda`, or if XᵀX of a leaf has no inverse with any damping.
+
+    Reference:
+        Frantar & Alistarh 2023 (arXiv:2301.00774).
+    """
+    if not 0 <= damping <= _MOST:
+        raise ValueError(f"sparsegpt: damping is a part of a mean, from 0 to 1; got {damping}.")
+
+    def change(path: str, matrix: Array, seen: Gram, pattern: Pattern) -> tuple[Array, float]:
+        if not bool(jnp.any(seen.products != 0)):
+            raise ValueError(f"sparsegpt: all inputs of {path!r} are zero in this data.")
+        matrices = matrix.reshape(-1, *matrix.shape[-2:]).astype(jnp.float32)
+        grams = seen.products.reshape(-1, *seen.products.shape[-2:])
+        found, lost, had = [], 0.0, 0.0
+        for kernel, gram in zip(matrices, grams, strict=True):
+            factor = _factor(path, gram, damping)
+            solved = _solve(kernel, gram, factor, pattern=pattern, block=block)
+            found.append(solved.kernel)
+            lost += float(jnp.sum((kernel - solved.kernel) * (gram @ (kernel - solved.kernel))))
+            had += float(jnp.sum(kernel * (gram @ kernel)))
+        new = jnp.stack(found).reshape(matrix.shape).astype(matrix.dtype)
+        return new, lost / had if had else 0.0
+
+    options = {"stages": stages, "report": report, "purpose": "sparsegpt"}
+    return SparseGPT(*by_inputs(fn, params, batches, rules, calibration.gram(), change, **options))
+
+
+def _factor(path: str, gram: Array, damping: float) -> Array:
+    """The factor of the inverse, with more damping where that is needed, and said."""
+    while True:
+        found = _inverse_factor(gram, jnp.float32(damping))
+        if np.isfinite(np.asarray(found)).all():
+            return found
+        more = 10 * damping if damping else 1e-4
+        if more > _MOST:
+            raise ValueError(
+                f"sparsegpt: XᵀX of {path!r} has no inverse, even with damping {damping}. "
+                "Calibrate on more data, or leave the leaf alone by a rule."
+            )
+        warnings.warn(
+            f"sparsegpt: XᵀX of {path!r} has no inverse with damping {damping}; trying {more}.",
+            stacklevel=2,
+        )
+        damping = more
+
+
+_inverse_factor = jax.jit(inverse_factor)
+
+
+@partial(jax.jit, static_argnames=("pattern", "block"))
+def _solve(kernel: Array, gram: Array, factor: Array, *, pattern: Pattern, block: int) -> Solved:
+    return solve(kernel, gram, factor, pattern, block=block)
