@@ -21,9 +21,9 @@ from wlab import WeightTransform, tree
 from wlab.quantization import int4
 from wlab.tying import Tie
 
-# Each kind alone or in a chain; the single laws take every row of the table.
+# Each kind alone or in a chain; the single laws take every row of the table, and `scaled` is
+# `identity` but for a number.
 PRODUCT = [
-    "identity",
     "magnitude globally, int8",
     "scaled",
     "prune + quant + tie",

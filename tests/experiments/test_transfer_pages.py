@@ -131,7 +131,7 @@ def test_the_page_of_strategies_runs_resumes_and_shows_every_way(tmp_path, monke
     config = strategies.Config(tasks="letters", seeds=2, scratch_seeds=1, least=16, head_least=16)
     results = strategies.run(config, tmp_path)
     assert len(results["networks"]) == 2 * (4 * 2 + 1)
-    trained = capsys.readouterr().out.count("% wrong")
+    trained = capsys.readouterr().out.count(": error ")
     assert trained == len(results["networks"])
     assert strategies.run(config, tmp_path) == results
     assert capsys.readouterr().out == ""

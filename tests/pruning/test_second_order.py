@@ -76,8 +76,8 @@ def test_it_is_never_below_the_optimum_for_its_mask_and_below_zeroing(name: str)
     assert best * (1 - 1e-4) <= found.loss < 0.98 * zeroed
 
 
-@pytest.mark.parametrize("density", [0.0, 0.1, 0.37, 0.5, 1.0])
-@pytest.mark.parametrize("block", [7, 16, 128])
+@pytest.mark.parametrize("density", [0.0, 0.37, 1.0])
+@pytest.mark.parametrize("block", [7, 128])
 def test_densities_are_met_exactly(density: float, block: int):
     w, x = problem()
     found = solved(w, x.T @ x, PerLeaf(density), block=block)
