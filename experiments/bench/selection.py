@@ -1,7 +1,7 @@
 """Exact selection of the largest tenth against `numpy.partition` of the same scores.
 
 numpy only finds the threshold. The mask rows do more, and are held to the same bar. One row stands
-against JAX's own sort, which runs where the scores are: on a GPU too.
+against JAX's own sort, which runs where the scores are: on a GPU too; and one has N:M groups.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,8 @@ def benches(side: int = 2048, large_side: int = 8192) -> list[Bench]:
     sort = Bench(
         "threshold-vs-sort-4M", "jnp.sort", 1.0, timed(lambda: against_sort(side), at_most=20)
     )
-    return [*small, *large, sort]
+    groups = Bench("2-of-4-vs-argsort-4M", "jnp.argsort", 0.05, timed(lambda: groups_of_four(side)))
+    return [*small, *large, sort, groups]
 
 
 def _bench(name: str, select: Select, side: int, at_most: int | None) -> Bench:
@@ -67,3 +68,17 @@ def against_sort(side: int) -> tuple[Thunk, Thunk]:
     search = jax.jit(lambda x: pruning.kth_threshold(x, k))
     sort = jax.jit(lambda x: jnp.sort(x.reshape(-1))[-k])
     return lambda: search(scores), lambda: sort(scores)
+
+
+def groups_of_four(side: int) -> tuple[Thunk, Thunk]:
+    """2:4 masks of side × side scores by counting, and by sorting every four neighbours twice."""
+    weights = np.random.default_rng(0).standard_normal((side, side), np.float32)
+    scores = jnp.abs(jnp.asarray(weights))
+
+    def by_rank(x: jax.Array) -> jax.Array:
+        order = jnp.argsort(-x.reshape(-1, 4), axis=-1)
+        return (jnp.argsort(order, axis=-1) < 2).reshape(x.shape)
+
+    count = jax.jit(lambda x: pruning.nm_mask(x, keep=2, of=4))
+    sort = jax.jit(by_rank)
+    return lambda: count(scores), lambda: sort(scores)

@@ -215,6 +215,11 @@ def test_the_search_and_the_sort_find_the_same_threshold():
     assert search() == sort()
 
 
+def test_groups_by_counting_and_by_sorting_are_the_same():
+    count, sort = selection.groups_of_four(64)
+    np.testing.assert_array_equal(count(), sort())
+
+
 def test_masks_as_bits_take_an_eighth_of_a_byte_a_weight():
     bits, int8 = memory.benches(steps.network())
     assert bits.measure(1)["ratio"] == 1 / 8

@@ -103,14 +103,11 @@ def _computed(equation: Any, operands: Sequence[Value], site: Site) -> Walked:
 
 def _scan(equation: Any, operands: Sequence[Value], site: Site) -> Walked:
     consts, carried = scan_counts(equation)
+    carry, parts = operands[consts : consts + carried], operands[consts + carried :]
     shared = [_looped(operand) for operand in operands[:consts]]
-    turns = [_one_turn(operand) for operand in operands[consts + carried :]]
-    lost = [
-        operand
-        if consts <= i and (i < consts + carried or turns[i - consts - carried] is None)
-        else None
-        for i, operand in enumerate(operands)
-    ]
+    turns = [_one_turn(operand) for operand in parts]
+    uncut = [part if turn is None else None for part, turn in zip(parts, turns, strict=True)]
+    lost = [*[None] * consts, *carry, *uncut]
     inner = [*shared, *[None] * carried, *turns]
     _, found = walk(opened(equation.params["jaxpr"]), inner, site)
     return _results(equation, operands), [*_opaque(equation, lost, site), *found]
