@@ -106,10 +106,10 @@ def pruned(reading: Reading, method: str, pattern: str, seed: int, *, batch: int
     if method == "wanda" and isinstance(chosen, PerLeaf):
         chosen = PerOutput(chosen.density)  # as the paper has it
     rules: tree.Rules[Pattern | None] = [(KERNELS, chosen), (".*", None)]
-    options: dict[str, Any] = {"stages": stages}
+    given = (network.model.apply, network.params, batches, rules)
     if method == "wanda":
-        return pruning.wanda(network.model.apply, network.params, batches, rules, **options)
-    return pruning.sparsegpt(network.model.apply, network.params, batches, rules, **options).params
+        return pruning.wanda(*given, stages=stages)
+    return pruning.sparsegpt(*given, stages=stages).params
 
 
 def _by_scores(

@@ -1,7 +1,7 @@
 """Runs a function over batches and adds up a statistic of each weight's inputs."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -45,7 +45,7 @@ def collect(
         TypeError: If a batch is not a tuple.
     """
     run = jax.jit(partial(_together, fn, statistic, where))
-    added = jax.jit(partial(jax.tree.map, statistic.combine), donate_argnums=0)
+    added = jax.jit(statistic.together, donate_argnums=0)
     total = begin if begin is None else jax.tree.map(jnp.copy, begin)  # `added` consumes it
     for done, batch in enumerate(batches, 1):
         if not isinstance(batch, tuple):
@@ -67,10 +67,7 @@ def merged(statistic: Statistic, parts: Sequence[Collected]) -> Collected:
     """
     if len({tuple(sorted(part)) for part in parts}) != 1:
         raise ValueError("merged: the parts are not of the same leaves.")
-    first, *rest = parts
-    for part in rest:
-        first = jax.tree.map(statistic.combine, first, part)
-    return first
+    return reduce(statistic.together, parts)
 
 
 def _together(
@@ -81,19 +78,20 @@ def _together(
     *inputs: Any,
 ) -> Collected:
     """One batch: all uses of a leaf together."""
-    _refuse_other_axes(graph.read(fn, params, *inputs), where)
-    _, found = graph.capture(fn, statistic, where=where)(params, *inputs)
+    read = graph.read(fn, params, *inputs)
+    chosen = graph.products(read, where)
+    _refuse_other_axes(chosen)
+    _, found = graph.captured(read, statistic, chosen, params, *inputs)
     total: Collected = {}
     for (path, _), value in found.items():
-        combine = partial(jax.tree.map, statistic.combine)
-        total[path] = combine(total[path], value) if path in total else value
+        total[path] = statistic.together(total[path], value) if path in total else value
     return total
 
 
-def _refuse_other_axes(read: graph.Graph, where: Callable[[Use], bool]) -> None:
+def _refuse_other_axes(chosen: Mapping[tuple[str, int], Use]) -> None:
     axes: dict[str, tuple[int, ...]] = {}
-    for (path, _), use in graph.products(read).items():
-        if where(use) and axes.setdefault(path, use.in_axes) != use.in_axes:
+    for (path, _), use in chosen.items():
+        if axes.setdefault(path, use.in_axes) != use.in_axes:
             raise ValueError(
                 f"collect: {path!r} is summed over its axes {axes[path]} in one place and over "
                 f"{use.in_axes} in another; choose one by `where`."

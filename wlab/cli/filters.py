@@ -6,6 +6,7 @@ from typing import Any
 
 from wlab.cli import shelf
 from wlab.cli.number import number
+from wlab.cli.pillow import image_module
 from wlab.table import from_records
 
 _DIRECTIONS = 6
@@ -80,9 +81,6 @@ def _first(leaves: dict[str, Any], network: str) -> str:
 def _draw(pixels: Any, path: Path) -> None:
     from wlab.checkpoint.atomic import written_whole
 
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ImportError('Pillow is not installed: pip install "weightlab[images]".') from None
+    drawn = image_module().fromarray(pixels)
     with written_whole(path) as file:
-        Image.fromarray(pixels).save(file, format="png")
+        drawn.save(file, format="png")

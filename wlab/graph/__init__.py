@@ -8,6 +8,7 @@ leaf is multiplied with.
 from wlab.graph.axes import Atom as Atom
 from wlab.graph.capturing import Statistic as Statistic
 from wlab.graph.capturing import capture as capture
+from wlab.graph.capturing import captured as captured
 from wlab.graph.capturing import products as products
 from wlab.graph.matrices import from_matrix as from_matrix
 from wlab.graph.matrices import refuse_parts as refuse_parts

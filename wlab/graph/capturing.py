@@ -1,6 +1,6 @@
 """Statistics of what each leaf is multiplied with, found while the function runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,6 +26,10 @@ class Statistic(NamedTuple):
     measure: Callable[[Float[Array, "*batch rows features"]], Any]
     combine: Callable[[Array, Array], Array] = jax.numpy.add
     empty: float = 0.0
+
+    def together(self, one: Any, other: Any) -> Any:
+        """What two sets of rows give, from the tree that each gave."""
+        return jax.tree.map(self.combine, one, other)
 
 
 def capture(
@@ -54,30 +58,48 @@ def capture(
 
     def run(params: Params, *inputs: Any) -> tuple[Any, Found]:
         graph = read(fn, params, *inputs)
-        chosen = {key: use for key, use in products(graph).items() if where(use)}
-        if not chosen:
-            raise ValueError(
-                "capture: no chosen leaf is multiplied with anything that depends on the inputs:\n"
-                f"{graph}"
-            )
-        operands = jax.tree.leaves((params, inputs))
-        results, found = evaluate(graph.function, operands, _plan(chosen, statistic))
-        return jax.tree.unflatten(jax.tree.structure(graph.results), results), found
+        return captured(graph, statistic, products(graph, where), params, *inputs)
 
     return run
 
 
-def products(graph: Graph) -> dict[Key, Use]:
-    """Uses in a product with something that depends on inputs; a key is a path and a number."""
+def captured(
+    graph: Graph, statistic: Statistic, chosen: Mapping[Key, Use], params: Params, *inputs: Any
+) -> tuple[Any, Found]:
+    """Runs a function that has been read, and keeps a statistic at the chosen ones of its products.
+
+    Returns:
+        Its result, and what was found, as the function that `capture` gives.
+
+    Raises:
+        ValueError: If none is chosen.
+    """
+    if not chosen:
+        raise ValueError(
+            "capture: no chosen leaf is multiplied with anything that depends on the inputs:\n"
+            f"{graph}"
+        )
+    operands = jax.tree.leaves((params, inputs))
+    results, found = evaluate(graph.function, operands, _plan(chosen, statistic))
+    return jax.tree.unflatten(jax.tree.structure(graph.results), results), found
+
+
+def products(graph: Graph, where: Callable[[Use], bool] = lambda use: True) -> dict[Key, Use]:
+    """The chosen uses in a product with something that depends on inputs.
+
+    A key is a leaf's path and which of its uses it is, as in `graph.of(path)`.
+    """
     return {
         (path, k): use
         for path in graph.paths
         for k, use in enumerate(graph.of(path))
-        if use.primitive in PRODUCTS and not use.opaque and not use.partners and not use.alone
+        if use.primitive in PRODUCTS
+        and not (use.opaque or use.partners or use.alone)
+        and where(use)
     }
 
 
-def _plan(chosen: dict[Key, Use], statistic: Statistic) -> Plan:
+def _plan(chosen: Mapping[Key, Use], statistic: Statistic) -> Plan:
     sites: dict[Site, list[tuple[Key, Use]]] = {}
     for key, use in chosen.items():
         sites.setdefault(use.site, []).append((key, use))
@@ -85,8 +107,7 @@ def _plan(chosen: dict[Key, Use], statistic: Statistic) -> Plan:
         site: partial(_measured, keys, statistic) for site, keys in sites.items()
     }
     loops = {key: use.view.loops for key, use in chosen.items()}
-    combine = partial(jax.tree.map, statistic.combine)
-    return Plan(visits, loops, combine, statistic.empty)
+    return Plan(visits, loops, statistic.together, statistic.empty)
 
 
 def _measured(

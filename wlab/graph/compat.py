@@ -4,23 +4,16 @@
 needs a line.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-# A call and the parameter that holds its function; names differ by version.
-CALLS: Mapping[str, str] = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "eval_jaxpr": "call_jaxpr",
-    "checkpoint": "jaxpr",
-    "remat": "jaxpr",
-    "remat2": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-}
+# Equations that call a function once with their own operands; names differ by version.
+_CALLS = """
+checkpoint closed_call core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr eval_jaxpr
+jit pjit remat remat2
+"""
+CALLS = frozenset(_CALLS.split())
+_FUNCTIONS = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # the parameter that holds it
 
 
 class Opened(NamedTuple):
@@ -37,12 +30,10 @@ def opened(jaxpr: Any) -> Opened:
 
 def called(equation: Any) -> Opened | None:
     """The function that an equation calls once with its own operands; None if it is no call."""
-    params = equation.params
-    name = CALLS.get(equation.primitive.name)
-    if name is None:
+    if equation.primitive.name not in CALLS:
         return None
-    found = params.get(name, params.get("call_jaxpr", params.get("jaxpr")))
-    return None if found is None else opened(found)
+    held = [equation.params[name] for name in _FUNCTIONS if name in equation.params]
+    return opened(held[0]) if held else None
 
 
 def scan_counts(equation: Any) -> tuple[int, int]:

@@ -53,13 +53,16 @@ class View:
         return tuple((i, self.offsets[i]) for i in fixed)
 
     @property
+    def repeats(self) -> bool:
+        """Whether an entry is there several times."""
+        atoms = (atom for axis in self.axes for atom in axis)
+        return any(atom.axis is None and atom.size > 1 for atom in atoms)
+
+    @property
     def is_whole(self) -> bool:
         """Whether every entry of the leaf (of one turn of the loops) is there, exactly once."""
-        atoms = [atom for axis in self.axes for atom in axis]
         turns = prod(self.shape[i] for i in self.stack)
-        entries = prod(atom.size for atom in atoms)
-        none_twice = all(atom.axis is not None for atom in atoms if atom.size > 1)
-        return none_twice and entries * turns == prod(self.shape)
+        return not self.repeats and prod(self.sizes) * turns == prod(self.shape)
 
 
 def of_leaf(path: str, shape: Sequence[int]) -> View:

@@ -89,8 +89,7 @@ def _computed(equation: Any, operands: Sequence[Value], site: Site) -> Walked:
     shape = tuple(equation.outvars[0].aval.shape)
 
     def lives_on(view: View) -> bool:
-        atoms = (atom for axis in view.axes for atom in axis)
-        return view.sizes == shape and all(a.axis is not None or a.size == 1 for a in atoms)
+        return view.sizes == shape and not view.repeats
 
     kept, used = [], []
     for operand in operands:

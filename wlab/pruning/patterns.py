@@ -1,13 +1,12 @@
 """Which entries compete for a place: all of a leaf, those of one output, or a few neighbours."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from wlab.pruning.budget import kept, refuse_bad_density
 from wlab.pruning.order import ordered_keys
@@ -78,23 +77,31 @@ Pattern: TypeAlias = PerLeaf | PerOutput | Neighbours
 
 
 def chosen(pattern: Pattern, scores: Scores) -> Mask:
-    """The entries of a matrix that stay; of a stack, those of each matrix by itself."""
-    inputs, outputs = scores.shape[-2:]
+    """The entries of a matrix that stay; of a stack, those of each matrix by itself.
+
+    A stack is a loop, so that what choosing needs is in memory for one matrix at a time.
+    """
+    matrices = scores.reshape(-1, *scores.shape[-2:])
+    return lax.map(lambda matrix: chosen_rows(pattern, matrix), matrices).reshape(scores.shape)
+
+
+def chosen_rows(
+    pattern: Pattern, scores: Float[Array, "rows outputs"], start: int = 0
+) -> Bool[Array, "rows outputs"]:
+    """The entries that stay of a matrix's rows from `start` on, which compete among themselves.
+
+    If all rows have had their turn, block by block, densities are met exactly.
+    """
+    rows, outputs = scores.shape
+    stop = start + rows
     match pattern:
         case PerLeaf(density):
-            k = kept(inputs * outputs, density)
-            return _one_by_one(lambda matrix: topk_mask(matrix, k), scores)
+            return topk_mask(scores, kept(stop * outputs, density) - kept(start * outputs, density))
         case PerOutput(density):
-            return _one_by_one(lambda matrix: column_mask(matrix, kept(inputs, density)), scores)
+            k = kept(stop, density) - kept(start, density)
+            return jax.vmap(lambda column: topk_mask(column, k), in_axes=-1, out_axes=-1)(scores)
         case Neighbours(keep, of, remainder):
-            return nm_mask(scores, keep=keep, of=of, axis=-2, remainder=remainder)
-
-
-def column_mask(
-    scores: Float[Array, "inputs outputs"], k: int | Int[Array, ""]
-) -> Bool[Array, "inputs outputs"]:
-    """The k largest entries of each column."""
-    return jax.vmap(lambda column: topk_mask(column, k), in_axes=-1, out_axes=-1)(scores)
+            return nm_mask(scores, keep=keep, of=of, axis=0, remainder=remainder)
 
 
 def nm_mask(
@@ -153,12 +160,6 @@ def _largest(groups: Float[Array, "*groups of"], keep: int) -> Bool[Array, "*gro
         ahead = (other > keys) | ((other == keys) & (place > j))
         before = before + ahead.astype(before.dtype)
     return before < keep
-
-
-def _one_by_one(f: Callable[[Array], Array], scores: Scores) -> Mask:
-    """One matrix at a time; a stack is a loop, so that one at a time is in memory."""
-    matrices = scores.reshape(-1, *scores.shape[-2:])
-    return lax.map(f, matrices).reshape(scores.shape)
 
 
 def _refuse_bad_groups(keep: int, of: int) -> None:

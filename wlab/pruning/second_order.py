@@ -1,15 +1,14 @@
 """SparseGPT on one matrix: weights go row by row, and later ones take over what they did."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from wlab.pruning.budget import kept
-from wlab.pruning.patterns import Neighbours, Pattern, PerLeaf, PerOutput, column_mask, nm_mask
-from wlab.pruning.selection import topk_mask
+from wlab.pruning.patterns import Neighbours, Pattern, chosen_rows
 
 Kernel = Float[Array, "inputs outputs"]
 Square = Float[Array, "inputs inputs"]
@@ -73,57 +72,46 @@ def solve(
     Reference:
         Frantar & Alistarh 2023 (arXiv:2301.00774), algorithm 1.
     """
-    inputs, outputs = kernel.shape
     unit = pattern.of if isinstance(pattern, Neighbours) else block
     block = max(unit, block - block % unit)
     kernel = jnp.where((jnp.diagonal(gram) > 0)[:, None], kernel, 0)
     done, masks, loss = [], [], jnp.float32(0)
-    for start in range(0, inputs, block):
-        stop = min(start + block, inputs)
-        rows = kernel[: stop - start]
-        corner = factor[start:stop, start:stop]
-        units = range(0, stop - start, unit)
-        parts, errors = [], []
-        for first in units:
-            last = min(first + unit, stop - start)
-            scores = (rows / jnp.diagonal(corner)[:, None]) ** 2
-            mask = _chosen(pattern, scores[first:last], start + first, outputs)
-            rows, error = _through(rows, corner, mask, first, round)
-            parts.append(mask)
-            errors.append(error)
-        error = jnp.concatenate(errors)
+    for start in range(0, len(factor), block):
+        stop = min(start + block, len(factor))
+        corner, later = factor[start:stop, start:stop], factor[start:stop, stop:]
+        rows, mask, errors = _block(kernel[: stop - start], corner, pattern, start, unit, round)
         done.append(rows)
-        masks.append(jnp.concatenate(parts))
-        loss += jnp.sum(error**2)
-        kernel = kernel[stop - start :] - factor[start:stop, stop:].T @ error
+        masks.append(mask)
+        loss += jnp.sum(errors**2)
+        kernel = kernel[stop - start :] - later.T @ errors
     return Solved(jnp.concatenate(done), jnp.concatenate(masks), loss)
 
 
-def _through(
-    rows: Kernel, factor: Square, mask: Bool[Array, "unit outputs"], first: int, round: Round
-) -> tuple[Kernel, Float[Array, "unit outputs"]]:
-    """The block after some of its rows, and the errors of those."""
-
-    def step(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        rows, errors = state
-        row = rows[first + i]
-        new = jnp.where(mask[i], round(row), 0)
-        error = (row - new) / factor[first + i, first + i]
-        rows = rows - factor[first + i][:, None] * error[None]
-        return rows.at[first + i].set(new), errors.at[i].set(error)
-
-    return jax.lax.fori_loop(0, len(mask), step, (rows, jnp.zeros(mask.shape, rows.dtype)))
+_Block = tuple[Kernel, Bool[Array, "inputs outputs"], Kernel]  # its rows, their mask, their errors
 
 
-def _chosen(
-    pattern: Pattern, scores: Kernel, start: int, outputs: int
-) -> Bool[Array, "unit outputs"]:
-    """The mask of the rows from `start` on; densities are met exactly over all blocks."""
-    stop = start + len(scores)
-    match pattern:
-        case PerLeaf(density):
-            return topk_mask(scores, kept(stop * outputs, density) - kept(start * outputs, density))
-        case PerOutput(density):
-            return column_mask(scores, kept(stop, density) - kept(start, density))
-        case Neighbours(keep, of, remainder):
-            return nm_mask(scores, keep=keep, of=of, axis=0, remainder=remainder)
+def _block(
+    rows: Kernel, factor: Square, pattern: Pattern, start: int, unit: int, round: Round
+) -> _Block:
+    """Prunes a block, `unit` rows of which are chosen at once; `start` is its first row."""
+
+    def choose(first: Any, count: int, block: _Block) -> _Block:
+        rows, mask, errors = block
+        part = lax.dynamic_slice_in_dim(rows, first, count)
+        scale = lax.dynamic_slice_in_dim(jnp.diagonal(factor), first, count)
+        stay = chosen_rows(pattern, (part / scale[:, None]) ** 2, start)
+        mask = lax.dynamic_update_slice_in_dim(mask, stay, first, 0)
+        return lax.fori_loop(first, first + count, prune, (rows, mask, errors))
+
+    def prune(i: Array, block: _Block) -> _Block:
+        rows, mask, errors = block
+        new = jnp.where(mask[i], round(rows[i]), 0)
+        error = (rows[i] - new) / factor[i, i]
+        rows = rows - factor[i][:, None] * error[None]
+        return rows.at[i].set(new), mask, errors.at[i].set(error)
+
+    unit = min(unit, len(rows))
+    whole, rest = divmod(len(rows), unit)
+    block = (rows, jnp.zeros(rows.shape, bool), jnp.zeros_like(rows))
+    block = lax.fori_loop(0, whole, lambda u, block: choose(u * unit, unit, block), block)
+    return choose(whole * unit, rest, block) if rest else block

@@ -78,13 +78,23 @@ def sparsegpt(
             factor = _factor(path, gram, damping)
             solved = _solve(kernel, gram, factor, pattern=pattern, block=block)
             found.append(solved.kernel)
-            lost += float(jnp.sum((kernel - solved.kernel) * (gram @ (kernel - solved.kernel))))
-            had += float(jnp.sum(kernel * (gram @ kernel)))
+            lost += _energy(kernel - solved.kernel, gram)
+            had += _energy(kernel, gram)
         new = jnp.stack(found).reshape(matrix.shape).astype(matrix.dtype)
         return new, lost / had if had else 0.0
 
-    options = {"stages": stages, "report": report, "purpose": "sparsegpt"}
-    return SparseGPT(*by_inputs(fn, params, batches, rules, calibration.gram(), change, **options))
+    pruned, losses = by_inputs(
+        *(fn, params, batches, rules, calibration.gram(), change),
+        stages=stages,
+        report=report,
+        purpose="sparsegpt",
+    )
+    return SparseGPT(pruned, losses)
+
+
+def _energy(kernel: Array, gram: Array) -> float:
+    """‖XW‖²."""
+    return float(jnp.sum(kernel * (gram @ kernel)))
 
 
 def _factor(path: str, gram: Array, damping: float) -> Array:

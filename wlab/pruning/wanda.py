@@ -59,9 +59,11 @@ def wanda(
     Reference:
         Sun et al. 2023 (arXiv:2306.11695).
     """
-    statistic, options = calibration.squares(), {"stages": stages, "report": report}
     pruned, _ = by_inputs(
-        fn, params, batches, rules, statistic, _change, purpose="wanda", **options
+        *(fn, params, batches, rules, calibration.squares(), _change),
+        stages=stages,
+        report=report,
+        purpose="wanda",
     )
     return pruned
 
