@@ -2,7 +2,8 @@
 
 `read` finds the uses of every leaf: which primitive, which of the leaf's own axes are summed
 over, kept, looked up or looped over. `capture` runs the function and keeps a statistic of what each
-leaf is multiplied with.
+leaf is multiplied with. `groups` finds which slices of which leaves live and die together, and
+`shrink` the smaller function and tree without some of them.
 """
 
 from wlab.graph.axes import Atom as Atom
@@ -10,10 +11,20 @@ from wlab.graph.capturing import Statistic as Statistic
 from wlab.graph.capturing import capture as capture
 from wlab.graph.capturing import captured as captured
 from wlab.graph.capturing import products as products
+from wlab.graph.groups import Group as Group
+from wlab.graph.groups import Groups as Groups
+from wlab.graph.groups import Keep as Keep
+from wlab.graph.groups import groups as groups
 from wlab.graph.matrices import from_matrix as from_matrix
 from wlab.graph.matrices import refuse_parts as refuse_parts
 from wlab.graph.matrices import to_matrix as to_matrix
 from wlab.graph.reading import Graph as Graph
 from wlab.graph.reading import read as read
+from wlab.graph.shrinking import Shrunk as Shrunk
+from wlab.graph.shrinking import shrink as shrink
 from wlab.graph.use import Use as Use
+from wlab.graph.verifying import emptied as emptied
+from wlab.graph.verifying import masked as masked
+from wlab.graph.verifying import masks as masks
+from wlab.graph.verifying import verify as verify
 from wlab.graph.view import View as View

@@ -5,7 +5,7 @@ was found for, else combined over the turns.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -30,17 +30,19 @@ class Plan:
         loops: For each key, whether each loop around it stacks what is found, else combines it.
         combine: Of what two turns of a loop found.
         empty: The number with which combining changes nothing.
+        entered: Calls and loops to run anew though nothing may be visited within.
     """
 
     visits: Mapping[Site, Visit]
-    loops: Mapping[Key, tuple[bool, ...]]
-    combine: Callable[[Any, Any], Any]
-    empty: float
+    loops: Mapping[Key, tuple[bool, ...]] = field(default_factory=dict)
+    combine: Callable[[Any, Any], Any] = jnp.add
+    empty: float = 0.0
+    entered: frozenset[Site] = frozenset()
 
     @cached_property
     def above(self) -> frozenset[Site]:
         """The sites within which there is something to do."""
-        return frozenset(site[:i] for site in self.visits for i in range(len(site)))
+        return self.entered | {site[:i] for site in self.visits for i in range(len(site))}
 
     def nothing(self, found: Found) -> Found:
         """As if nothing had been found yet, of some shapes."""
@@ -88,11 +90,13 @@ def _evaluate(
     return [value(v) for v in jaxpr.outvars], found
 
 
-def bound(equation: Any, operands: Sequence[Any]) -> Sequence[Any]:
-    """The results of an equation as it is."""
-    params = equation.primitive.get_bind_params(equation.params)
+def bound(
+    equation: Any, operands: Sequence[Any], params: Mapping[str, Any] | None = None
+) -> Sequence[Any]:
+    """The results of an equation as it is, or with other parameters."""
+    given = equation.primitive.get_bind_params(dict(params or equation.params))
     with equation.ctx.manager:
-        results = equation.primitive.bind(*operands, **params)
+        results = equation.primitive.bind(*operands, **given)
     return results if equation.primitive.multiple_results else [results]
 
 
@@ -152,8 +156,7 @@ def _while(
     test, body = opened(params["cond_jaxpr"]), opened(params["body_jaxpr"])
 
     def goes_on(state: Any) -> Any:
-        untouched = Plan({}, {}, plan.combine, plan.empty)
-        (answer,), _ = _evaluate(test, [*operands[:tests], *state[0]], untouched, _Place())
+        (answer,), _ = _evaluate(test, [*operands[:tests], *state[0]], plan, place.at("cond"))
         return answer
 
     def turn(state: Any) -> Any:
@@ -192,6 +195,8 @@ _LOOPS = {"scan": _scan, "while": _while, "cond": _cond}
 
 def _shapes(function: Opened, plan: Plan, place: _Place) -> Found:
     """The shapes of what is found in a jaxpr."""
+    if not plan.loops:
+        return {}
     operands = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in function.jaxpr.invars]
     return jax.eval_shape(lambda *xs: _evaluate(function, xs, plan, place)[1], *operands)
 

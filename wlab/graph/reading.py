@@ -23,12 +23,14 @@ class Graph:
     Attributes:
         paths: Of the leaves, in the order of the jaxpr's first operands.
         uses: In the order in which the function comes to them.
-        function: The jaxpr and its constants.
+        fn: What was read.
+        function: Its jaxpr and the constants of that.
         results: The tree of the results, as shapes.
     """
 
     paths: tuple[str, ...]
     uses: tuple[Use, ...]
+    fn: Callable[..., Any]
     function: Opened
     results: Any
 
@@ -85,7 +87,7 @@ def read(fn: Callable[..., Any], params: Params, *inputs: Any) -> Graph:
         for i, value in enumerate(found)
         for view in (value.views if value else ())
     ]
-    return Graph(tuple(shapes), (*uses, *returned), function, results)
+    return Graph(tuple(shapes), (*uses, *returned), fn, function, results)
 
 
 def _row(use: Use) -> tuple[Any, ...]:
