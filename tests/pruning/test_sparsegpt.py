@@ -1,5 +1,7 @@
 """SparseGPT on trees of any function: better than Wanda, true losses, stages, loud damping."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +96,17 @@ def test_too_few_rows_are_damped_more_and_told(params):
 def test_impossible_damping_is_refused(params, batches, damping):
     with pytest.raises(ValueError, match="from 0 to 1"):
         sparsegpt(network, params, batches, RULES, damping=damping)
+
+
+def test_blocks_of_no_row_are_refused(params, batches):
+    with pytest.raises(ValueError, match="at least 1; got 0"):
+        sparsegpt(network, params, batches, RULES, block=0)
+
+
+def test_batches_that_are_no_tuples_are_refused(params, batches):
+    arrays: Any = [x for (x,) in batches]
+    with pytest.raises(TypeError, match=r"sparsegpt: a batch is a tuple .* got ArrayImpl"):
+        sparsegpt(network, params, arrays, RULES)
 
 
 def test_zeros_are_refused_by_name(params):

@@ -11,7 +11,7 @@ from wlab.graph import Statistic, Use
 from wlab.pruning.patterns import Pattern
 from wlab.transform import Params
 
-Batches: TypeAlias = Sequence[tuple[Any, ...]]
+Batches: TypeAlias = Sequence[Any]  # tuples of the function's inputs
 Report: TypeAlias = Callable[[str, int], None]
 Change: TypeAlias = Callable[[str, Array, Any, Pattern], tuple[Array, Any]]
 """The new matrix of a leaf and what to tell of it, from its path, its matrix and its statistic."""
@@ -37,12 +37,12 @@ def by_inputs(
         ValueError: If the rules do not fit the tree, a rule gives a pattern to a leaf that is in no
             product or is no matrix there, the stages miss a leaf or have none, or as
             `calibration.collect`.
+        TypeError: If the batches are no list, or a batch is no tuple.
     """
     patterns = {p: f for p, f in tree.resolve(rules, params, purpose=purpose).items() if f}
     if not patterns:
         raise ValueError(f"{purpose}: the rules select none of the leaves {tree.paths(params)}.")
-    if not batches:
-        raise ValueError(f"{purpose}: there is no batch to calibrate on.")
+    _refuse_bad_batches(batches, purpose)
     uses = _uses(graph.read(fn, params, *batches[0]), patterns, purpose)
     told: dict[str, Any] = {}
     for stage, paths in _staged(stages, [*patterns], purpose).items():
@@ -61,6 +61,21 @@ def by_inputs(
             new[path] = graph.from_matrix(uses[path], matrix)
         params = tree.replace(params, new)
     return params, told
+
+
+def _refuse_bad_batches(batches: Any, purpose: str) -> None:
+    if not isinstance(batches, Sequence):
+        raise TypeError(
+            f"{purpose}: batches are read once a stage, so they must be a list of tuples; got "
+            f"{type(batches).__name__}."
+        )
+    if not batches:
+        raise ValueError(f"{purpose}: there is no batch to calibrate on.")
+    if not isinstance(batches[0], tuple):
+        raise TypeError(
+            f"{purpose}: a batch is a tuple of the function's inputs, as (tokens,); got "
+            f"{type(batches[0]).__name__}."
+        )
 
 
 def _uses(read: graph.Graph, patterns: Mapping[str, Pattern], purpose: str) -> dict[str, Use]:

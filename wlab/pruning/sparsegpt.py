@@ -60,13 +60,17 @@ def sparsegpt(
         report: As of `wanda`.
 
     Raises:
-        ValueError: As `wanda`, or if XᵀX of a leaf has no inverse with any damping.
+        ValueError: As `wanda`, if XᵀX of a leaf has no inverse with any damping, or `block` is
+            below 1.
+        TypeError: As `wanda`.
 
     Reference:
         Frantar & Alistarh 2023 (arXiv:2301.00774).
     """
     if not 0 <= damping <= _MOST:
         raise ValueError(f"sparsegpt: damping is a part of a mean, from 0 to 1; got {damping}.")
+    if block < 1:
+        raise ValueError(f"sparsegpt: block is a number of rows, at least 1; got {block}.")
 
     def change(path: str, matrix: Array, seen: Gram, pattern: Pattern) -> tuple[Array, float]:
         if not bool(jnp.any(seen.products != 0)):

@@ -55,6 +55,7 @@ def wanda(
         ValueError: If the rules do not fit the tree, a rule gives a pattern to a leaf that is in no
             product or is no matrix there, the stages miss a leaf or have none, a leaf gets no
             inputs but zeros, or as `calibration.collect`.
+        TypeError: If the batches are no list, or a batch is no tuple.
 
     Reference:
         Sun et al. 2023 (arXiv:2306.11695).
