@@ -11,9 +11,13 @@ from wlab.graph.capturing import Statistic as Statistic
 from wlab.graph.capturing import capture as capture
 from wlab.graph.capturing import captured as captured
 from wlab.graph.capturing import products as products
+from wlab.graph.costs import Cost as Cost
+from wlab.graph.costs import costs as costs
+from wlab.graph.costs import multiply_adds as multiply_adds
 from wlab.graph.groups import Group as Group
 from wlab.graph.groups import Groups as Groups
 from wlab.graph.groups import Keep as Keep
+from wlab.graph.groups import Member as Member
 from wlab.graph.groups import groups as groups
 from wlab.graph.matrices import from_matrix as from_matrix
 from wlab.graph.matrices import refuse_parts as refuse_parts

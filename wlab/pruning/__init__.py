@@ -37,5 +37,9 @@ from wlab.pruning.selection import topk_masks as topk_masks
 from wlab.pruning.shares import Share as Share
 from wlab.pruning.sparsegpt import SparseGPT as SparseGPT
 from wlab.pruning.sparsegpt import sparsegpt as sparsegpt
+from wlab.pruning.units import UnitScores as UnitScores
+from wlab.pruning.units import best_units as best_units
+from wlab.pruning.units import unit_scores as unit_scores
+from wlab.pruning.units import units_within as units_within
 from wlab.pruning.wanda import wanda as wanda
 from wlab.pruning.wanda import wanda_scores as wanda_scores
