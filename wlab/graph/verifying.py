@@ -65,15 +65,18 @@ def emptied(
 def verify(groups: Groups, keep: Keep, params: Params, *inputs: Any) -> float:
     """How far the smaller network is from the masked one: max |difference| / max |result|.
 
+    Over all results that keep their shape.
+
     Raises:
         ValueError: As `shrink`.
     """
     small = shrink(groups, keep)
     expected = jax.jit(groups.graph.fn)(masked(groups, keep, params), *inputs)
     found = jax.jit(small.fn)(small.params(params), *inputs)
-    apart = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), expected, found)
-    size = jax.tree.map(lambda a: jnp.abs(a).max(), expected)
-    return float(max(jax.tree.leaves(apart)) / max(jax.tree.leaves(size)))
+    results = zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True)
+    pairs = [(a, b) for a, b in results if a.shape == b.shape]
+    apart = max(float(jnp.abs(a - b).max()) for a, b in pairs)
+    return apart / max(float(jnp.abs(a).max()) for a, _ in pairs)
 
 
 def _is_any(leaf: Array, member: Member) -> Bool[np.ndarray, "_"]:
