@@ -1,5 +1,6 @@
 """Pruning: exact-k selection, masks kept as bits, schedules, budgets and magnitude."""
 
+from wlab.pruning import tickets as tickets
 from wlab.pruning.allocation import Allocation as Allocation
 from wlab.pruning.allocation import Budget as Budget
 from wlab.pruning.allocation import erk as erk
