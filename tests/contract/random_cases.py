@@ -10,10 +10,21 @@ import numpy as np
 from frameworks import SIZES, Framework
 from optimizers import OPTIMIZERS
 from placements import PLACEMENTS
-from toys import alternating, scaled, steepest
+from toys import scaled
 
 from wlab import WeightTransform, chain, tree
-from wlab.pruning import cubic, erk, globally, iterative, magnitude, oneshot, uniform
+from wlab.pruning import (
+    alternating,
+    cubic,
+    erk,
+    evolutionary,
+    globally,
+    iterative,
+    magnitude,
+    oneshot,
+    rigl,
+    uniform,
+)
 from wlab.quantization import Format, fake_quant, int2, int4, int8
 from wlab.tying import Tie, tie
 
@@ -112,15 +123,18 @@ def linear_readout(shapes: Any, seed: int) -> Framework:
 
 def _random_pruning(rng: np.random.Generator) -> Callable[[tree.Rules[bool]], WeightTransform]:
     schedule = [cubic(1.0, 0.2, end=3), oneshot(0.1, at=1), iterative(0.3, rounds=2, every=2)]
+    every, chosen = int(rng.integers(1, 3)), schedule[rng.integers(3)]
     options = {
-        "every": int(rng.integers(1, 3)),
         "allocation": [uniform, globally, erk][rng.integers(3)],
         "storage": str(rng.choice(["bits", "int8"])),
     }
-    chosen = schedule[rng.integers(3)]
-    return [alternating, steepest, lambda rules: magnitude(chosen, rules, **options)][
-        rng.integers(3)
-    ]
+    moves = {"every": every, "end": 9, "fraction": 0.7} | options
+    return [
+        lambda rules: magnitude(chosen, rules, every=every, **options),
+        lambda rules: alternating(0.4, rules, warmup=0, sparse=every, dense=1, end=9, **options),
+        lambda rules: rigl(0.4, rules, **moves),
+        lambda rules: evolutionary(0.4, rules, **moves),
+    ][rng.integers(4)]
 
 
 def _random_tie(rng: np.random.Generator, found: dict[str, Any]) -> Tie | None:

@@ -4,11 +4,22 @@ import re
 from collections.abc import Callable
 
 from frameworks import Framework
-from toys import alternating, scaled, steepest
+from toys import scaled
 
 import wlab
 from wlab import WeightTransform, chain, tree
-from wlab.pruning import cubic, erk, globally, magnitude, oneshot
+from wlab.pruning import (
+    alternating,
+    cubic,
+    erk,
+    evolutionary,
+    globally,
+    magnitude,
+    oneshot,
+    rigl,
+    static,
+    straight_through,
+)
 from wlab.quantization import dequantize, fake_quant, int4, int8, quantize
 from wlab.transfer import Adapter, Base, dora, freeze, gaussian, lora, pissa
 from wlab.tying import Tie, tie
@@ -21,6 +32,11 @@ def kernels(f: Framework) -> tree.Rules[bool]:
 
 def _pruned(f: Framework) -> WeightTransform:
     return magnitude(cubic(1.0, 0.3, end=2), kernels(f), every=1)
+
+
+def _moving(f: Framework) -> WeightTransform:
+    # Sparser, and adam(eps=0) would divide 0 by 0 where a unit has lost all it was made of.
+    return rigl(0.7, kernels(f), every=2, end=9, fraction=0.8)
 
 
 def _quantized(f: Framework) -> WeightTransform:
@@ -46,17 +62,24 @@ TRANSFORMS: dict[str, Callable[[Framework], WeightTransform]] = {
         oneshot(0.2, at=1), kernels(f), allocation=globally, storage="int8"
     ),
     "magnitude erk": lambda f: magnitude(0.25, kernels(f), allocation=erk),
+    "static": lambda f: static(0.3, kernels(f)),
+    "rigl": _moving,
+    "evolutionary, int8": lambda f: evolutionary(
+        0.3, kernels(f), every=1, end=9, allocation=globally, storage="int8"
+    ),
+    "dense and sparse in turn": lambda f: alternating(
+        0.3, kernels(f), warmup=1, sparse=1, dense=1, end=9
+    ),
+    "straight through": lambda f: straight_through(cubic(1.0, 0.3, end=2), kernels(f)),
     "fake_quant int4": _quantized,
     "fake_quant int8 clipped, late": lambda f: fake_quant(
         int8(), kernels(f), gradient="clipped", begin=2
     ),
     "tie": _tied,
-    "alternating": lambda f: alternating(kernels(f)),
-    "steepest": lambda f: steepest(kernels(f)),
     "scaled": lambda f: scaled(kernels(f)),
     "prune + quant + tie": lambda f: chain(prune=_pruned(f), quant=_quantized(f), tie=_tied(f)),
-    "steepest + quant + tie": lambda f: chain(
-        prune=steepest(kernels(f)), inner=chain(quant=_quantized(f), tie=_tied(f))
+    "rigl + quant + tie": lambda f: chain(
+        prune=_moving(f), inner=chain(quant=_quantized(f), tie=_tied(f))
     ),
     "freeze": _frozen,
     "lora": lambda f: lora(Adapter(2, alpha=6), [(f.kernels, True), (".*", None)]),

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool
 from wlab import tree
 from wlab.pruning.allocation import Allocation, uniform
 from wlab.pruning.budget import Density, refuse_bad_density
-from wlab.pruning.selection import topk_masks
+from wlab.pruning.choosing import largest
 from wlab.pruning.shares import Share, budgets, is_pruned, matrices, pruned_shares
 from wlab.transform import Params
 
@@ -40,11 +40,9 @@ def prune(
     weights = {path: jnp.asarray(tree.leaves(params)[path]) for path in shares}
     _refuse_nan(weights)
     shapes = {path: leaf.shape for path, leaf in weights.items()}
-    for paths, k in budgets(shares, shapes, density, allocation):
-        masks = topk_masks([jnp.abs(weights[path]) for path in paths], k)
-        for path, mask in zip(paths, masks, strict=True):
-            weights[path] = jnp.where(mask, weights[path], 0)
-    return tree.replace(params, weights)
+    scores = {path: jnp.abs(leaf) for path, leaf in weights.items()}
+    masks = largest(scores, budgets(shares, shapes, density, allocation))
+    return tree.replace(params, {p: jnp.where(m, weights[p], 0) for p, m in masks.items()})
 
 
 def masks_of(

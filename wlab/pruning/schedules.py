@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from wlab.pruning.budget import Density, refuse_bad_density
 
@@ -40,6 +40,12 @@ class Schedule:
     def __call__(self, step: StepLike) -> Float[Array, ""]:
         """The density at a step."""
         return self.density_fn(step)
+
+    def is_due(self, step: StepLike, every: int) -> Bool[Array, ""]:
+        """Whether masks are chosen after a step: every so often from `begin`, and at `end`."""
+        elapsed = jnp.asarray(step) - self.begin
+        is_turn = (elapsed % every == 0) | (step == self.end)
+        return is_turn & (elapsed >= 0) & (step <= self.end)
 
 
 def constant(density: Density) -> Schedule:

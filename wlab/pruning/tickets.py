@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool
 from wlab import tree
 from wlab.pruning.allocation import Allocation, uniform
 from wlab.pruning.budget import Density
+from wlab.pruning.choosing import largest
 from wlab.pruning.selection import topk_mask, topk_masks
 from wlab.pruning.shares import Share, budgets, pruned_shares
 from wlab.transform import Key, Params
@@ -60,11 +61,8 @@ def next_masks(
     shares, leaves = pruned_shares(rules, params, purpose="next_masks"), tree.leaves(params)
     shapes = {path: jnp.shape(leaves[path]) for path in shares}
     scores = {path: jnp.where(masks[path], jnp.abs(leaves[path]), -1) for path in shares}
-    found = {}
-    for paths, k in budgets(shares, shapes, density, allocation):
-        chosen = topk_masks([scores[path] for path in paths], k)
-        found |= {p: mask & masks[p] for p, mask in zip(paths, chosen, strict=True)}
-    return {path: found[path] for path in shares}
+    chosen = largest(scores, budgets(shares, shapes, density, allocation))
+    return {path: mask & masks[path] for path, mask in chosen.items()}
 
 
 def rewound(params: Params, masks: Masks) -> Params:
