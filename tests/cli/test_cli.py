@@ -109,7 +109,7 @@ def test_debug_shows_where_an_error_came_from(tmp_path):
     ("argv", "message"),
     [
         ([], "required: VERB"),
-        (["prune"], "invalid choice: 'prune'"),
+        (["mow"], "invalid choice: 'mow'"),
         (["inspect"], "required: path"),
         (["data", "fetch"], "`fetch` needs one"),
         (["data", "list", "mnist"], "`list` takes no name"),

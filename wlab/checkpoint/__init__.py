@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from wlab.checkpoint.migration import migrate as migrate
     from wlab.checkpoint.npz_io import load_npz as load_npz
     from wlab.checkpoint.npz_io import save_npz as save_npz
+    from wlab.checkpoint.packed import load_packed as load_packed
+    from wlab.checkpoint.packed import save_packed as save_packed
     from wlab.checkpoint.plain import load as load
     from wlab.checkpoint.restoring import Restored as Restored
     from wlab.checkpoint.restoring import restore as restore
@@ -41,6 +43,7 @@ _LAZY = {
     "formats.llama2c": ("open_llama2c", "read_llama2c_tokenizer"),
     "migration": ("Carried", "Migrated", "carry", "migrate"),
     "npz_io": ("load_npz", "save_npz"),
+    "packed": ("load_packed", "save_packed"),
     "plain": ("load",),
     "restoring": ("Restored", "restore"),
     "safetensors_io": ("load_safetensors", "save_safetensors"),

@@ -27,6 +27,8 @@ VERBS = {
     "inspect": "list what is in a checkpoint",
     "merge": "several models made one",
     "perplexity": "how well a language model foretells a text",
+    "prune": "the smallest weights of a file set to zero",
+    "sparsity": "what is left of a pruned network, and how alike two are",
     "train": "train, prune and quantize a reference network",
     "weights": "list real networks, fetch one, or show its leaves",
 }

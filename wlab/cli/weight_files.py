@@ -25,9 +25,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def opened(path: Path) -> Source:
     """The weights in a file of any format wlab reads, or in a folder of the hub."""
+    from wlab.cli.packed_files import densified
     from wlab.pretrained.networks.hub import weights_of
 
-    return weights_of(path) if path.is_dir() else open_source(path)
+    return densified(weights_of(path) if path.is_dir() else open_source(path))
 
 
 def plain(array: Lazy, wanted: str | None) -> Lazy:

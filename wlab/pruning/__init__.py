@@ -1,4 +1,4 @@
-"""Pruning: exact-k selection, masks kept as bits, schedules, budgets and magnitude."""
+"""Pruning: during training, after it, from the start; weights, units, tickets."""
 
 from wlab.pruning import tickets as tickets
 from wlab.pruning.allocation import Allocation as Allocation
@@ -7,10 +7,19 @@ from wlab.pruning.allocation import erk as erk
 from wlab.pruning.allocation import globally as globally
 from wlab.pruning.allocation import split as split
 from wlab.pruning.allocation import uniform as uniform
+from wlab.pruning.alternating import alternating as alternating
 from wlab.pruning.bits import pack as pack
 from wlab.pruning.bits import packed_axis as packed_axis
 from wlab.pruning.bits import unpack as unpack
 from wlab.pruning.budget import kept as kept
+from wlab.pruning.dynamic import EvolutionState as EvolutionState
+from wlab.pruning.dynamic import evolutionary as evolutionary
+from wlab.pruning.dynamic import moved as moved
+from wlab.pruning.dynamic import rigl as rigl
+from wlab.pruning.forms import NM as NM
+from wlab.pruning.forms import Bitmask as Bitmask
+from wlab.pruning.forms import Form as Form
+from wlab.pruning.forms import packed_bytes as packed_bytes
 from wlab.pruning.magnitude import MagnitudeState as MagnitudeState
 from wlab.pruning.magnitude import magnitude as magnitude
 from wlab.pruning.oneshot import masks_of as masks_of
@@ -18,6 +27,18 @@ from wlab.pruning.oneshot import prune as prune
 from wlab.pruning.oneshot import report as report
 from wlab.pruning.order import counts as counts
 from wlab.pruning.order import ordered_keys as ordered_keys
+from wlab.pruning.overlap import overlap as overlap
+from wlab.pruning.overlap import overlap_table as overlap_table
+from wlab.pruning.overlap import shared as shared
+from wlab.pruning.packed import Sparse as Sparse
+from wlab.pruning.packed import check_sparse as check_sparse
+from wlab.pruning.packed import compress as compress
+from wlab.pruning.packed import decompress as decompress
+from wlab.pruning.packed_schema import from_arrays as from_arrays
+from wlab.pruning.packed_schema import to_arrays as to_arrays
+from wlab.pruning.packed_trees import compress_tree as compress_tree
+from wlab.pruning.packed_trees import decompress_tree as decompress_tree
+from wlab.pruning.packed_trees import is_sparse as is_sparse
 from wlab.pruning.patterns import Neighbours as Neighbours
 from wlab.pruning.patterns import Pattern as Pattern
 from wlab.pruning.patterns import PerLeaf as PerLeaf
@@ -38,6 +59,11 @@ from wlab.pruning.selection import topk_masks as topk_masks
 from wlab.pruning.shares import Share as Share
 from wlab.pruning.sparsegpt import SparseGPT as SparseGPT
 from wlab.pruning.sparsegpt import sparsegpt as sparsegpt
+from wlab.pruning.sparsity import leaf_sparsity as leaf_sparsity
+from wlab.pruning.sparsity import sparsity_report as sparsity_report
+from wlab.pruning.sparsity import sparsity_table as sparsity_table
+from wlab.pruning.static import static as static
+from wlab.pruning.straight import straight_through as straight_through
 from wlab.pruning.units import UnitScores as UnitScores
 from wlab.pruning.units import best_units as best_units
 from wlab.pruning.units import unit_scores as unit_scores

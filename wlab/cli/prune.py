@@ -1,0 +1,202 @@
+"""`wlab prune SRC DST --density 0.5`: zeroes the smallest weights of a file; needs no data.
+
+Leaves are read, pruned and written one at a time; only `--allocation globally` first holds all that
+it ranks. `--packed` writes leaves without their zeros, and holds those until all are pruned.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wlab.checkpoint import Lazy, Source
+from wlab.cli import packed_files, thinning, weight_files
+from wlab.cli.number import number
+from wlab.table import from_records
+
+_ALLOCATIONS = ("uniform", "globally", "erk")
+_REMAINDERS = ("refuse", "dense", "share")
+_ANSWERS = {"yes": True, "no": False}
+_SHOWN = 8
+_OPTIONS = ("density", "rules", "allocation", "keep", "of", "axis", "remainder")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags."""
+    flag = parser.add_argument
+    flag("source", type=Path, help="a file of any format wlab reads, or a folder of the hub")
+    flag("target", type=Path, help=f"ends in {', '.join(weight_files.ENDINGS)}")
+    flag("--density", type=number(float, 0, 1), help="the fraction kept")
+    flag(
+        "--rules",
+        type=_rule,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="REGEX=SHARE",
+        help="yes, no or a density of its own for leaves; the first match counts [floats of two "
+        "or more axes, without embeddings and norms]",
+    )
+    flag("--allocation", choices=_ALLOCATIONS, help="how the density is divided [uniform]")
+    flag("--keep", type=number(int, 1, 256), help="N:M instead of a density: kept of each group")
+    flag("--of", type=number(int, 2, 256), help="N:M: neighbours in a group")
+    flag("--axis", type=int, help="N:M: along which they stand [-2, the inputs; of PyTorch's -1]")
+    flag("--remainder", choices=_REMAINDERS, help="N:M: what a last short group becomes [refuse]")
+    flag("--packed", action="store_true", help="without the zeros, where that takes fewer bytes")
+    weight_files.arguments(parser)
+    parser.set_defaults(usage_error=parser.error)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """What was pruned and written, or would be."""
+    _refuse_misuse(args)
+    source = weight_files.opened(args.source)
+    kept: dict[str, int] = {}
+    packed: dict[str, Any] = {}
+    write = _writer(args, source, packed)
+    plain = {name: weight_files.plain(array, args.dtype) for name, array in source.arrays.items()}
+    choosers = _choosers(plain, args)
+    pruned = {
+        name: thinning.thinned(name, array, choosers[name]) if name in choosers else array
+        for name, array in plain.items()
+    }
+    noted = {name: _noted(name, array, kept) for name, array in pruned.items()}
+    weight_files.write(write, args.target, noted)
+    rows = {
+        name: _row(name, source.arrays[name], packed.get(name, array), kept[name])
+        for name, array in plain.items()
+    }
+    chosen = [row for name, row in rows.items() if name in choosers]
+    return {
+        "source": str(args.source),
+        "target": str(args.target),
+        "written": not args.dry_run,
+        "leaves": chosen,
+        "left_alone": [name for name in rows if name not in choosers],
+        "totals": [_sum("all pruned", chosen), _sum("the model", list(rows.values()))],
+    }
+
+
+def text(result: dict[str, Any]) -> str:
+    """A row a leaf that is pruned, two sums, what was left alone, and the file."""
+    table = from_records([*result["leaves"], *result["totals"]])
+    left, total = result["left_alone"], result["totals"][-1]
+    names = ", ".join(left[:_SHOWN]) + (", …" if len(left) > _SHOWN else "")
+    verb = "wrote" if result["written"] else "would write"
+    return (
+        f"{table}\nleft alone: {len(left)} leaves{f' ({names})' if left else ''}\n"
+        f"{verb} {total['after']:,} bytes of weights: {result['target']}"
+    )
+
+
+def _refuse_misuse(args: argparse.Namespace) -> None:
+    """Exits with 2 unless the flags are those of a density or those of N:M."""
+    groups = (args.keep, args.of)
+    if (None in groups) if args.density is None else any(n is not None for n in groups):
+        args.usage_error("give --density, as 0.5, or else --keep and --of, as 2 and 4.")
+    if args.density is not None and (args.axis is not None or args.remainder is not None):
+        args.usage_error("--axis and --remainder go with --keep and --of.")
+    if args.density is None and args.allocation is not None:
+        args.usage_error("--allocation divides a --density, which N:M lacks.")
+    if args.density is None and any(isinstance(share, float) for _, share in args.rules):
+        args.usage_error("with --keep and --of a rule says yes or no, not a density.")
+    if args.density is None and args.keep > args.of:
+        args.usage_error(f"--keep {args.keep} is more than --of {args.of}.")
+    if args.packed and args.target.suffix != ".safetensors":
+        args.usage_error(f"--packed writes .safetensors, not {args.target}.")
+
+
+def _choosers(arrays: Mapping[str, Lazy], args: argparse.Namespace) -> dict[str, thinning.Chooser]:
+    from wlab import pruning
+
+    shares = thinning.chosen(arrays, args.rules)
+    if args.density is not None:
+        allocation = getattr(pruning, args.allocation or "uniform")
+        return thinning.by_magnitude(arrays, shares, args.density, allocation)
+    remainder = args.remainder or "refuse"
+    return thinning.by_neighbours(
+        arrays, shares, keep=args.keep, of=args.of, axis=_axis(args), remainder=remainder
+    )
+
+
+def _writer(args: argparse.Namespace, source: Source, packed: dict[str, Any]) -> weight_files.Write:
+    """What writes the arrays, or on a dry run only reads them; fills in what was packed."""
+    recipe = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
+    metadata = {**source.metadata, "pruned": json.dumps(recipe)}
+    keeps_metadata = args.target.suffix != ".gguf" or source.format == "gguf"
+    write = weight_files.writer(
+        args.target, metadata if keeps_metadata else {}, force=args.force or args.dry_run
+    )
+
+    def write_packed(target: Path, arrays: Mapping[str, Lazy]) -> None:
+        packed.update(packed_files.packed(arrays, _forms(args)))
+        if not args.dry_run:
+            packed_files.write(target, packed, metadata)
+
+    def read(target: Path, arrays: Mapping[str, Lazy]) -> None:
+        del target
+        for array in arrays.values():
+            array.read()
+
+    return write_packed if args.packed else read if args.dry_run else write
+
+
+def _forms(args: argparse.Namespace) -> Sequence[Any]:
+    from wlab.pruning.forms import NM, Bitmask
+    from wlab.pruning.packed_trees import FORMS
+
+    return FORMS if args.of is None else (NM(args.keep, args.of, _axis(args)), Bitmask())
+
+
+def _axis(args: argparse.Namespace) -> int:
+    return -2 if args.axis is None else args.axis
+
+
+def _noted(name: str, array: Lazy, kept: dict[str, int]) -> Lazy:
+    """The same array, which notes how many of its entries are not zero when it is read."""
+
+    def read() -> np.ndarray:
+        found = array.read()
+        kept[name] = int(np.count_nonzero(found))
+        return found
+
+    return replace(array, read=read)
+
+
+def _row(name: str, before: Lazy, after: Any, kept: int) -> dict[str, Any]:
+    form = getattr(after, "form", None)
+    return {
+        "leaf": name,
+        "shape": list(before.shape),
+        "weights": before.size,
+        "kept": kept,
+        "density": kept / max(before.size, 1),
+        "form": None if form is None else str(form),
+        "before": before.nbytes,
+        "after": after.nbytes,
+    }
+
+
+def _sum(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    sums = {key: sum(row[key] for row in rows) for key in ("weights", "kept", "before", "after")}
+    density = sums["kept"] / max(sums["weights"], 1)
+    return {"leaf": name, "shape": None, "density": density, "form": None, **sums}
+
+
+def _rule(text: str) -> tuple[str, bool | float]:
+    pattern, _, share = text.rpartition("=")
+    if share in _ANSWERS and pattern:
+        return pattern, _ANSWERS[share]
+    try:
+        density = float(share)
+    except ValueError:
+        density = -1.0
+    if not pattern or not 0 <= density <= 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not REGEX=SHARE, the share being yes, no or a density from 0 to 1"
+        )
+    return pattern, density
