@@ -23,6 +23,8 @@ def related(ledger: Ledger, equation: Any, values: Sequence[Value]) -> list[Valu
     name = equation.primitive.name
     if name in PASSING:
         return list(values)
+    if any(0 in atom.aval.shape for atom in (*equation.invars, *equation.outvars)):
+        return unrelated(ledger, equation, values)  # nothing can be told from no positions
     rule = entrywise if name in ELEMENTWISE else _RULES.get(name)
     found = None if rule is None else rule(ledger, equation, values)
     return unrelated(ledger, equation, values) if found is None else found
