@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from experiments.bench import loading, memory, selection, steps, traffic
+from experiments.bench import loading, memory, selection, shrinking, steps, traffic
 from experiments.bench.bench import Bench
 from experiments.runner import write_text
 from wlab.table import Table
@@ -50,6 +50,7 @@ def all_benches() -> list[Bench]:
         *steps.benches(network, deep),
         *selection.benches(),
         *traffic.benches(),
+        *shrinking.benches(),
         *memory.benches(network),
         *loading.benches(),
     ]

@@ -50,6 +50,7 @@ def benches(task: Task, deep: Task) -> list[Bench]:
             1.03,
             lambda: (library(task, magnitude()), pruned(task)),
         ),
+        row("idle-rigl", "plain", 1.03, lambda: (library(task, moving()), plain(task))),
         row("compression", "plain", 1.10, lambda: (library(deep, compression()), plain(deep))),
         row(
             "compression-by-hand",
@@ -64,6 +65,11 @@ def benches(task: Task, deep: Task) -> list[Bench]:
 def magnitude() -> WeightTransform:
     """Prunes every kernel at step 0; idle ever after."""
     return pruning.magnitude(DENSITY, KERNELS)
+
+
+def moving() -> WeightTransform:
+    """RigL on every kernel between two moves."""
+    return pruning.rigl(DENSITY, KERNELS, every=10_000, end=100_000)
 
 
 def compression() -> WeightTransform:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import wlab
-from experiments.bench import loading, memory, run, selection, steps, traffic
+from experiments.bench import loading, memory, run, selection, shrinking, steps, traffic
 from experiments.bench.bench import Bench, counted, timed
 from experiments.bench.pair import summary, time_pairs
 from experiments.bench.task import Task
 from wlab import pruning, tree
+from wlab.models.resnet import cifar
 
 TASK = Task((24, 16), batch=8)
 DEEP = Task((24, 16, 16, 16), batch=8)
@@ -125,6 +126,13 @@ def test_the_command_refuses_what_it_does_not_know(arguments, capsys):
         run.main(arguments)
     assert stop.value.code == 2
     assert "identity" in capsys.readouterr().err or "--pairs" in arguments
+
+
+@pytest.mark.parametrize("rules", [shrinking.WITHIN, None])
+def test_the_smaller_network_answers_as_the_whole_one_does_of_its_masked_self(rules):
+    less, whole = shrinking.pair(cifar(8), 4, rules)
+    assert less().shape == whole().shape == (4, 10)
+    assert np.isfinite(less()).all() and np.abs(less() - whole()).max() > 1e-3
 
 
 def test_every_bench_has_a_name_of_its_own():
