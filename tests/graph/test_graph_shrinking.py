@@ -238,6 +238,8 @@ def test_emptied_units_are_those_without_a_weight():
     for name, kept in found.items():
         np.testing.assert_array_equal(kept, keep[name])
     assert graph.emptied(groups, jax.tree.map(jnp.ones_like, params)) == {}
+    masked = graph.masked(groups, keep, params)
+    assert graph.emptied(groups, masked, where=lambda path: False) == {}
     nothing = graph.emptied(groups, jax.tree.map(jnp.zeros_like, params))
     assert all(kept[0] and not kept[1:].any() for kept in nothing.values())
 
@@ -271,6 +273,9 @@ def test_what_cannot_be_is_refused():
         (lambda x: x / x.sum(-1, keepdims=True), None),
         (lambda x: jnp.cos(x).sum(-1, keepdims=True) * x, "reduce_sum runs over it"),
         (lambda x: 1 / x, "div is not finite"),
+        (lambda x: jnp.abs(x) ** -0.5, "pow is not finite"),
+        (lambda x: (jnp.abs(x) ** 1.5).sum(-1, keepdims=True) * x, None),
+        (lambda x: (jnp.abs(x) ** 0.0).sum(-1, keepdims=True) * x, "reduce_sum runs over it"),
         (lambda x: jnp.cos(x) @ jnp.cos(x).T @ x, "dot_general sums over it"),
         (lambda x: jnp.tanh(x) @ jnp.cos(x).T @ x, None),
     ],

@@ -54,8 +54,10 @@ def emptied(
     leaves = tree.leaves(params)
     found = {}
     for name, group in groups.groups.items():
-        looked_at = [member for member in group.members if where(member.path)]
-        alive = reduce(np.logical_or, [_is_any(leaves[m.path], m) for m in looked_at])
+        looked_at = [_is_any(leaves[m.path], m) for m in group.members if where(m.path)]
+        if not looked_at:
+            continue
+        alive = reduce(np.logical_or, looked_at)
         alive[0] |= not alive.any()
         if not alive.all():
             found[name] = alive

@@ -1,6 +1,5 @@
 """Equations that make each entry of the result from those in its place."""
 
-import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ _OF_TWO: Mapping[str, Callable[[Any, Any], Any]] = {
     "sub": operator.sub,
     "max": max,
     "min": min,
-    "pow": math.pow,
+    "pow": lambda base, exponent: base**exponent if exponent > 0 else 1,
 }
 
 
@@ -54,9 +53,15 @@ def is_literal(atom: Any) -> bool:
 
 def _is_infinite(equation: Any, values: Sequence[Value], i: int) -> bool:
     """Whether something is divided by the zeros of masked positions."""
-    name, last = equation.primitive.name, _vanishes(values[-1], i)
-    negative = name == "integer_pow" and equation.params["y"] < 0
-    return last and (negative or name in ("digamma", "div", "log", "rem", "rsqrt"))
+    match equation.primitive.name:
+        case "digamma" | "div" | "log" | "rem" | "rsqrt":
+            return _vanishes(values[-1], i)
+        case "integer_pow":
+            return _vanishes(values[0], i) and equation.params["y"] < 0
+        case "pow":
+            return _vanishes(values[0], i) and not _has_sign(values[1], 1)
+        case _:
+            return False
 
 
 def _is_zero(equation: Any, values: Sequence[Value], i: int) -> bool:
