@@ -1,8 +1,10 @@
 """Pruning: during training, after it, from the start; weights, units, tickets."""
 
+from wlab.pruning import scores as scores
 from wlab.pruning import tickets as tickets
 from wlab.pruning.allocation import Allocation as Allocation
 from wlab.pruning.allocation import Budget as Budget
+from wlab.pruning.allocation import erdos_renyi as erdos_renyi
 from wlab.pruning.allocation import erk as erk
 from wlab.pruning.allocation import globally as globally
 from wlab.pruning.allocation import split as split
@@ -12,6 +14,7 @@ from wlab.pruning.bits import pack as pack
 from wlab.pruning.bits import packed_axis as packed_axis
 from wlab.pruning.bits import unpack as unpack
 from wlab.pruning.budget import kept as kept
+from wlab.pruning.by_sensitivity import by_sensitivity as by_sensitivity
 from wlab.pruning.dynamic import EvolutionState as EvolutionState
 from wlab.pruning.dynamic import evolutionary as evolutionary
 from wlab.pruning.dynamic import moved as moved
@@ -30,6 +33,7 @@ from wlab.pruning.order import ordered_keys as ordered_keys
 from wlab.pruning.overlap import overlap as overlap
 from wlab.pruning.overlap import overlap_table as overlap_table
 from wlab.pruning.overlap import shared as shared
+from wlab.pruning.owl import owl as owl
 from wlab.pruning.packed import Sparse as Sparse
 from wlab.pruning.packed import check_sparse as check_sparse
 from wlab.pruning.packed import compress as compress
@@ -50,12 +54,14 @@ from wlab.pruning.schedules import constant as constant
 from wlab.pruning.schedules import cubic as cubic
 from wlab.pruning.schedules import iterative as iterative
 from wlab.pruning.schedules import oneshot as oneshot
+from wlab.pruning.scores import Score as Score
 from wlab.pruning.search import bisection as bisection
 from wlab.pruning.search import bracket as bracket
 from wlab.pruning.search import near as near
 from wlab.pruning.selection import kth_threshold as kth_threshold
 from wlab.pruning.selection import topk_mask as topk_mask
 from wlab.pruning.selection import topk_masks as topk_masks
+from wlab.pruning.sensitivity import sensitivity as sensitivity
 from wlab.pruning.shares import Share as Share
 from wlab.pruning.sparsegpt import SparseGPT as SparseGPT
 from wlab.pruning.sparsegpt import sparsegpt as sparsegpt

@@ -46,10 +46,21 @@ def erk(shapes: Mapping[str, Shape], density: Density) -> list[Budget]:
     Reference:
         Evci et al. 2020, RigL (arXiv:1911.11134), section 3.
     """
-    sizes = [math.prod(shape) for shape in shapes.values()]
-    weights = [sum(shape) or 1 for shape in shapes.values()]
-    counts = split(kept(sum(sizes), density), weights, sizes)
-    return [Budget((path,), k) for path, k in zip(shapes, counts, strict=True)]
+    return _in_proportion(shapes, density, [sum(shape) or 1 for shape in shapes.values()])
+
+
+def erdos_renyi(shapes: Mapping[str, Shape], density: Density) -> list[Budget]:
+    """Gives a leaf a density in proportion to (inputs + outputs) / (inputs · outputs).
+
+    As `erk`, but kernel axes don't count: inputs and outputs are the last two axes, and
+    k_i = min(size_i, ε · (inputs + outputs) · Π kernel dims_i). Leaves of one axis have one input.
+
+    Reference:
+        Mocanu et al. 2018, SET (arXiv:1707.04780), equation 1; of convolutions, Evci et al. 2020
+        (arXiv:1911.11134), section 3.
+    """
+    weights = [(sum(shape[-2:]) or 1) * math.prod(shape[:-2]) for shape in shapes.values()]
+    return _in_proportion(shapes, density, weights)
 
 
 def split(total: Count, weights: Sequence[float | int], sizes: Sequence[int]) -> list[Count]:
@@ -71,6 +82,14 @@ def split(total: Count, weights: Sequence[float | int], sizes: Sequence[int]) ->
     share += xp.clip(left - _before(xp, room), 0, room)
     share -= xp.clip(-left - _before(xp, share), 0, share)
     return [share[i] if traced else int(share[i]) for i in range(len(sizes))]
+
+
+def _in_proportion(
+    shapes: Mapping[str, Shape], density: Density, weights: Sequence[int]
+) -> list[Budget]:
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    counts = split(kept(sum(sizes), density), weights, sizes)
+    return [Budget((path,), k) for path, k in zip(shapes, counts, strict=True)]
 
 
 def _before(xp: Any, values: Any) -> Any:

@@ -42,7 +42,7 @@ def by_inputs(
     patterns = {p: f for p, f in tree.resolve(rules, params, purpose=purpose).items() if f}
     if not patterns:
         raise ValueError(f"{purpose}: the rules select none of the leaves {tree.paths(params)}.")
-    _refuse_bad_batches(batches, purpose)
+    refuse_bad_batches(batches, purpose)
     uses = _uses(graph.read(fn, params, *batches[0]), patterns, purpose)
     told: dict[str, Any] = {}
     for stage, paths in _staged(stages, [*patterns], purpose).items():
@@ -63,19 +63,21 @@ def by_inputs(
     return params, told
 
 
-def _refuse_bad_batches(batches: Any, purpose: str) -> None:
+def refuse_bad_batches(batches: Any, purpose: str) -> None:
+    """Refuses what can't be read several times, batch by batch.
+
+    Raises:
+        ValueError: If there is no batch.
+        TypeError: If the batches are no list, or a batch is no tuple.
+    """
+    wanted = f"{purpose}: batches are read several times, so they must be a list of tuples"
     if not isinstance(batches, Sequence):
-        raise TypeError(
-            f"{purpose}: batches are read once a stage, so they must be a list of tuples; got "
-            f"{type(batches).__name__}."
-        )
+        raise TypeError(f"{wanted}; got {type(batches).__name__}.")
     if not batches:
-        raise ValueError(f"{purpose}: there is no batch to calibrate on.")
-    if not isinstance(batches[0], tuple):
-        raise TypeError(
-            f"{purpose}: a batch is a tuple of the function's inputs, as (tokens,); got "
-            f"{type(batches[0]).__name__}."
-        )
+        raise ValueError(f"{purpose}: there is no batch to look at.")
+    for batch in batches:
+        if not isinstance(batch, tuple):
+            raise TypeError(f"{wanted}, as [(tokens,), …]; a batch is {type(batch).__name__}.")
 
 
 def _uses(read: graph.Graph, patterns: Mapping[str, Pattern], purpose: str) -> dict[str, Use]:
