@@ -14,8 +14,9 @@ Paper   Frankle & Carbin 2019 (arXiv:1803.03635), figure 3 and 4: 5 trials, Adam
 Expect  from 21 % downwards the ticket is above the same weights initialized anew, in every trial
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import runner
+from experiments.lottery import starts
 from experiments.lottery.rounds import RULES, Outcome, Training, images, trainer
 from wlab import data, initializers, models, tree
 from wlab.checkpoint import load_npz, save_npz
 from wlab.pruning import tickets
 from wlab.table import Table
-from wlab.transform import Key, Params
 
+NAME = "lottery-lenet"
 HIDDEN, OUTPUT = 0.8, 0.9  # what a round leaves
 
 
@@ -51,27 +53,34 @@ def run(config: Config, directory: Path) -> dict[str, Any]:
     dataset = data.load_or_digits(config.dataset)
     pixels = int(np.prod(dataset.train["image"].shape[1:]))
     model = models.lenet_300_100(pixels, dataset.classes, kernel_init=initializers.glorot_normal())
-    shown = images(dataset)
+    shown, rounds = images(dataset), Training(config.steps, look=config.look)
+    train = cache(lambda members: trainer(model, shown, rounds, members, peak=dataset.peak))
     seeds = jnp.arange(config.seeds, dtype=jnp.uint32)
-    starts = _begin(model.init, seeds, salt=0)
-    masks: Any = jax.vmap(lambda p: tickets.all_kept(p, RULES))(starts)
-    levels = []
+    levels, masks = [], _all_kept(model.init, seeds)
     for level in range(config.levels + 1):
-        branches = config.branches.split(",") if level else ["ticket"]
-        path = directory / f"level-{level:02}.npz"
+        branches, path = _branches(config, level), _file(directory, level)
         if not path.exists():
-            members = len(branches) * config.seeds
-            train = trainer(
-                model, shown, Training(config.steps, look=config.look), members, peak=dataset.peak
-            )
-            begun = [_branch(name, model.init, starts, masks, seeds, level) for name in branches]
-            outcome = train(_joined(begun), jnp.tile(seeds, len(branches)))
+            begun = [starts.branch(name, model.init, masks, seeds, level) for name in branches]
+            members = jnp.tile(seeds, len(branches))
+            outcome = train(len(members))(starts.joined(begun), members)
             _save(path, outcome, _next(outcome, masks, level + 1))
-        found = load_npz(path)
-        levels.append({"left": _left(masks), "branches": _by_branch(found["outcome"], branches)})
-        masks = {name: jnp.asarray(mask) for name, mask in tree.leaves(found["masks"]).items()}
+        found = load_npz(path)["outcome"]
+        levels.append({"left": left(masks), "branches": _by_branch(found, branches)})
+        masks = masks_at(directory, level + 1)
         print(_line(level, levels[-1]), flush=True)
     return {"levels": levels}
+
+
+def masks_at(directory: Path, level: int) -> dict[str, jax.Array]:
+    """The tickets of a level above 0 of a run, by path; a row a seed."""
+    kept = load_npz(_file(directory, level - 1))["masks"]
+    return {name: jnp.asarray(mask) for name, mask in tree.leaves(kept).items()}
+
+
+def left(masks: Mapping[str, jax.Array]) -> float:
+    """The share of the prunable weights, of the first trial: all have as many."""
+    first = [np.asarray(mask[0]) for mask in masks.values()]
+    return float(sum(mask.sum() for mask in first) / sum(mask.size for mask in first))
 
 
 def show(results: dict[str, Any]) -> str:
@@ -88,30 +97,17 @@ def show(results: dict[str, Any]) -> str:
 _COLUMNS = ("early_step", "early_right", "final_right")
 
 
-def _begin(init: Callable[[Key], Params], seeds: jax.Array, *, salt: int) -> Params:
-    """A network for each seed; other ones for another salt."""
-    return jax.vmap(lambda seed: init(jax.random.fold_in(jax.random.key(salt), seed)))(seeds)
+def _branches(config: Config, level: int) -> list[str]:
+    return config.branches.split(",") if level else ["ticket"]
 
 
-def _branch(
-    name: str, init: Callable[[Key], Params], starts: Params, masks: Any, seeds: Any, level: int
-) -> Params:
-    """Where the networks of a branch start."""
-    match name:
-        case "ticket":
-            pass
-        case "reinit":
-            starts = _begin(init, seeds, salt=level)
-        case "random":
-            keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(level), seed))(seeds)
-            masks = jax.vmap(tickets.shuffled)(masks, keys)
-        case _:
-            raise ValueError(f"{name!r} is no branch; there are ticket, reinit, random.")
-    return jax.vmap(tickets.rewound)(starts, masks)
+def _file(directory: Path, level: int) -> Path:
+    return directory / f"level-{level:02}.npz"
 
 
-def _joined(parts: list[Params]) -> Params:
-    return jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+def _all_kept(init: starts.Init, seeds: jax.Array) -> dict[str, jax.Array]:
+    networks = starts.networks(init, seeds)
+    return jax.vmap(lambda params: tickets.all_kept(params, RULES))(networks)
 
 
 def _next(outcome: Outcome, masks: Any, level: int) -> Any:
@@ -139,12 +135,6 @@ def _by_branch(outcome: Any, branches: list[str]) -> dict[str, dict[str, list[fl
     }
 
 
-def _left(masks: Any) -> float:
-    """The share of the prunable weights, of the first trial: all have as many."""
-    first = [np.asarray(mask[0]) for mask in masks.values()]
-    return float(sum(mask.sum() for mask in first) / sum(mask.size for mask in first))
-
-
 def _spread(values: list[float]) -> str:
     return f"{np.mean(values):,.2f} [{min(values):,.2f}, {max(values):,.2f}]"
 
@@ -159,4 +149,4 @@ def _line(level: int, found: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     runner.spread_over_cores()
-    runner.main(run, Config, name="lottery-lenet", show=show)
+    runner.main(run, Config, name=NAME, show=show)

@@ -1,7 +1,7 @@
-"""One round of tickets: networks that train side by side, each judged while it trains."""
+"""Networks of images that train side by side, each judged while it trains: a round of tickets."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array
 
 from wlab import data, models, pruning, training
-from wlab.transform import Params
+from wlab.transform import Params, WeightTransform
 
 RULES = [("fc[12]/kernel", True), ("fc3/kernel", True), (".*", None)]
 VALIDATION = 5000
@@ -23,16 +23,16 @@ class Training:
     """How every network is trained.
 
     Attributes:
-        steps: Of Adam.
+        steps: How many.
         batch: Images a step.
-        rate: The learning rate.
         look: Steps between two looks at the validation images.
+        tx: The optimizer.
     """
 
     steps: int = 50_000
     batch: int = 60
-    rate: float = 1.2e-3
     look: int = 200
+    tx: optax.GradientTransformation = field(default_factory=lambda: optax.adam(1.2e-3))
 
 
 class Images(NamedTuple):
@@ -78,40 +78,65 @@ def images(dataset: data.Dataset) -> Images:
     )
 
 
-def trainer(
-    model: models.Model, shown: Images, config: Training, members: int, *, peak: int
-) -> Callable[[Params, Array], Outcome]:
-    """Trains populations: `(starts, seeds)`, a row a network; zeros among the starts stay zero."""
-    weights = pruning.static(None, RULES, storage="int8")
-    tx = optax.adam(config.rate)
-    pixels = shown.validation[0].shape[1]
+def sums(
+    model: models.Model, params: Params, rows: Array, labels: Array, *, peak: int
+) -> dict[str, Array]:
+    """The summed loss and errors on images whose largest pixel is `peak`."""
+    logits = model.apply(params, rows.astype(jnp.float32) / peak)
+    return training.cross_entropy_sums(logits, labels, jnp.ones(len(labels)))
 
-    def sums(params: Params, rows: Array, labels: Array) -> Any:
-        logits = model.apply(params, rows.astype(jnp.float32) / peak)
-        return training.cross_entropy_sums(logits, labels, jnp.ones(len(labels)))
+
+def ticket(density: Array) -> WeightTransform:
+    """Zeros among the starts stay zero."""
+    del density
+    return pruning.static(None, RULES, storage="int8")
+
+
+def trainer(
+    model: models.Model,
+    shown: Images,
+    config: Training,
+    members: int,
+    *,
+    peak: int,
+    method: Callable[[Array], WeightTransform] = ticket,
+) -> Callable[..., Outcome]:
+    """Trains populations: `(starts, seeds, densities=1)`, a row a network.
+
+    Args:
+        model: Of flattened images.
+        shown: From `images`.
+        config: How each is trained.
+        members: Networks of the population.
+        peak: The largest value of a pixel.
+        method: What is done to the weights of a network, from its density.
+    """
+    pixels, tx = shown.validation[0].shape[1], config.tx
+    judge = partial(sums, model, peak=peak)
 
     def loss(params: Params, model_state: Any, batch: Any, key: Any) -> Any:
         del key
-        found = sums(params, batch["image"], batch["label"])
+        found = judge(params, batch["image"], batch["label"])
         return found["loss"], (jnp.float32(config.batch), model_state, {})
 
-    step = training.make_step(loss, weights, tx)
-
-    def one_step(seed: Array, shown: Images, state: Any, _: None) -> Any:
-        size = len(shown.labels)
-        rows = data.batch_indices(state.step, size=size, batch=config.batch, seed=seed)
+    def one_step(step: training.Step, shown: Images, state: Any, rows: Array) -> Any:
         image = jax.lax.bitcast_convert_type(shown.words[rows], jnp.uint8)
         image = image.reshape(config.batch, -1)[:, :pixels]
         return step(state, {"image": image, "label": shown.labels[rows]})[0], None
 
     def run(state: training.TrainState, shown: Images) -> Any:
+        weights = method(state.model_state)  # a member's own density
+        one = partial(one_step, training.make_step(loss, weights, tx), shown)
+        order = partial(data.batch_indices, size=len(shown.labels), batch=config.batch)
         seed = jax.random.bits(state.key)
 
         def look(carry: Any, _: None) -> Any:
             state, best = carry
-            state, _ = jax.lax.scan(partial(one_step, seed, shown), state, length=config.look)
+            steps = state.step + jnp.arange(config.look)
+            rows = jax.vmap(lambda step: order(step, seed=seed))(steps)
+            state, _ = jax.lax.scan(one, state, rows)
             seen = weights.view(state.stored, state.weights, state.step)
-            found = sums(seen, *shown.validation)["loss"] / len(shown.validation[1])
+            found = judge(seen, *shown.validation)["loss"] / len(shown.validation[1])
             now = (found, state.step, seen)
             best = jax.lax.cond(found < best[0], lambda: now, lambda: best)
             return (state, best), None
@@ -121,7 +146,7 @@ def trainer(
         looks = config.steps // config.look
         (state, best), _ = jax.lax.scan(look, (state, none), length=looks)
         final = weights.view(state.stored, state.weights, state.step)
-        early, late = (sums(p, *shown.test)["error"] for p in (best[2], final))
+        early, late = (judge(p, *shown.test)["error"] for p in (best[2], final))
         size = len(shown.test[1])
         return state, Outcome(final, best[1], early / size, late / size, best[0])
 
@@ -129,11 +154,12 @@ def trainer(
 
     @jax.jit
     @jax.vmap
-    def create(start: Params, seed: Array) -> training.TrainState:
-        return training.create_state(start, weights, tx, key=jax.random.key(seed))
+    def create(start: Params, seed: Array, density: Array) -> training.TrainState:
+        key = jax.random.key(seed)
+        return training.create_state(start, method(density), tx, key=key, model_state=density)
 
-    def train(starts: Params, seeds: Array) -> Outcome:
-        states = create(starts, seeds)
+    def train(starts: Params, seeds: Array, densities: Array | float = 1.0) -> Outcome:
+        states = create(starts, seeds, jnp.broadcast_to(jnp.float32(densities), seeds.shape))
         _, outcome = population(states._replace(step=states.step[0]), shown)
         return outcome
 

@@ -10,6 +10,8 @@ from wlab.merging.deltas import Convention as Convention
 from wlab.merging.deltas import dare as dare
 from wlab.merging.deltas import task_arithmetic as task_arithmetic
 from wlab.merging.deltas import ties as ties
+from wlab.merging.lines import along as along
+from wlab.merging.lines import barrier as barrier
 from wlab.merging.merge import MergedLeaf as MergedLeaf
 from wlab.merging.merge import merge as merge
 from wlab.merging.merge import merge_lazily as merge_lazily

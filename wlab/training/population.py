@@ -36,20 +36,21 @@ def population(
     run: Callable[..., tuple[TrainState, Any]],
     size: int,
     *,
-    inner: Literal["map", "vmap"] = "map",
+    inner: Literal["map", "vmap"] | None = None,
     devices: Any = None,
 ) -> Callable[..., tuple[TrainState, Any]]:
     """Compiles `run(state, *shared) -> (state, out)` for a population of `size` states.
 
     Members are spread over the devices; a count that does not divide is padded with copies of
     the last member, whose results are dropped. Inside a device members run one after another
-    ("map", best while one member fills a core or its cache) or batched ("vmap"). The step is
-    not mapped, so a `lax.cond` on it stays a branch.
+    ("map", best where one member fills a core or its cache) or batched ("vmap", best where a
+    small network's step is over before the next kernel is launched). The step is not mapped, so
+    a `lax.cond` on it stays a branch.
 
     Args:
         run: A step, or a scan over many steps.
         size: Members of the population.
-        inner: How the members of one device are run.
+        inner: How the members of one device are run: by default "map" on CPUs, else "vmap".
         devices: The devices to use; all by default.
 
     Returns:
@@ -58,11 +59,12 @@ def population(
     Raises:
         ValueError: If `size < 1` or `inner` is unknown.
     """
-    if size < 1 or inner not in ("map", "vmap"):
+    if size < 1 or inner not in (None, "map", "vmap"):
         raise ValueError(
             f'A population needs size >= 1 and inner "map" or "vmap"; got {size}, {inner!r}.'
         )
     found = np.asarray(jax.devices() if devices is None else devices)[:size]
+    batched = inner == "vmap" or (inner is None and found[0].platform != "cpu")
     mesh = Mesh(found, (_AXIS,), axis_types=(AxisType.Auto,))
     padded = -(-size // len(found)) * len(found)
     rows = np.minimum(np.arange(padded), size - 1)
@@ -72,7 +74,7 @@ def population(
             state, out = run(m._replace(step=step), *shared)
             return state._replace(step=None), state.step, out
 
-        return jax.vmap(one)(members) if inner == "vmap" else jax.lax.map(one, members)
+        return jax.vmap(one)(members) if batched else jax.lax.map(one, members)
 
     spread = jax.shard_map(
         on_device,
