@@ -16,7 +16,7 @@ Expect  from 21 % downwards the ticket is above the same weights initialized ane
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from wlab import data, initializers, models, tree
 from wlab.checkpoint import load_npz, save_npz
 from wlab.pruning import tickets
 from wlab.table import Table
+from wlab.transform import Params
 
 NAME = "lottery-lenet"
 HIDDEN, OUTPUT = 0.8, 0.9  # what a round leaves
@@ -63,7 +64,7 @@ def run(config: Config, directory: Path) -> dict[str, Any]:
             begun = [starts.branch(name, model.init, masks, seeds, level) for name in branches]
             members = jnp.tile(seeds, len(branches))
             outcome = train(len(members))(starts.joined(begun), members)
-            _save(path, outcome, _next(outcome, masks, level + 1))
+            _save(path, outcome, _next(config.seeds, outcome.final, masks, level + 1))
         found = load_npz(path)["outcome"]
         levels.append({"left": left(masks), "branches": _by_branch(found, branches)})
         masks = masks_at(directory, level + 1)
@@ -106,17 +107,19 @@ def _file(directory: Path, level: int) -> Path:
 
 
 def _all_kept(init: starts.Init, seeds: jax.Array) -> dict[str, jax.Array]:
-    networks = starts.networks(init, seeds)
-    return jax.vmap(lambda params: tickets.all_kept(params, RULES))(networks)
+    shapes = jax.eval_shape(lambda: starts.networks(init, seeds))
+    return jax.vmap(lambda params: tickets.all_kept(params, RULES))(
+        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    )
 
 
-def _next(outcome: Outcome, masks: Any, level: int) -> Any:
-    """The masks of the next level, from the tickets, which are the first of the population."""
-    rules = [("fc[12]/kernel", True), ("fc3/kernel", OUTPUT**level), (".*", None)]
-    seeds = len(next(iter(masks.values())))
-    trained = jax.tree.map(lambda x: x[:seeds], outcome.final)
-    chosen = jax.jit(jax.vmap(lambda p, m: tickets.next_masks(p, m, HIDDEN**level, rules)))
-    return chosen(trained, masks)
+@partial(jax.jit, static_argnums=0)
+def _next(seeds: int, trained: Params, masks: Any, level: jax.Array | int) -> Any:
+    """The masks of a level, from the tickets before, which are the first of the population."""
+    hidden, output = (jnp.float32(kept) ** level for kept in (HIDDEN, OUTPUT))
+    rules = [("fc[12]/kernel", True), ("fc3/kernel", output), (".*", None)]
+    first = jax.tree.map(lambda x: x[:seeds], trained)
+    return jax.vmap(lambda p, m: tickets.next_masks(p, m, hidden, rules))(first, masks)
 
 
 def _save(path: Path, outcome: Outcome, masks: Any) -> None:

@@ -1,6 +1,7 @@
 """Where networks begin: each as its seed says, with the weights that a branch leaves it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -12,13 +13,15 @@ from wlab.transform import Key, Params
 Init: TypeAlias = Callable[[Key], Params]
 
 
-def networks(init: Init, seeds: jax.Array, *, salt: int = 0) -> Params:
+@partial(jax.jit, static_argnums=0)
+def networks(init: Init, seeds: jax.Array, *, salt: jax.Array | int = 0) -> Params:
     """A network for each seed; other ones for another salt."""
     return jax.vmap(lambda seed: init(jax.random.fold_in(jax.random.key(salt), seed)))(seeds)
 
 
-def branch(name: str, init: Init, masks: Any, seeds: jax.Array, level: int) -> Params:
-    """The networks of a branch at a level.
+@partial(jax.jit, static_argnums=(0, 1))
+def branch(name: str, init: Init, masks: Any, seeds: jax.Array, level: jax.Array | int) -> Params:
+    """The networks of a branch at a level; compiled once for all levels.
 
     Args:
         name: `ticket`: the weights that stay, where they began. `reinit`: initialized anew.
@@ -33,16 +36,16 @@ def branch(name: str, init: Init, masks: Any, seeds: jax.Array, level: int) -> P
     """
     match name:
         case "ticket":
-            starts = networks(init, seeds)
+            begun = networks(init, seeds)
         case "reinit":
-            starts = networks(init, seeds, salt=level)
+            begun = networks(init, seeds, salt=level)
         case "random":
-            starts = networks(init, seeds)
+            begun = networks(init, seeds)
             keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(level), seed))(seeds)
             masks = jax.vmap(tickets.shuffled)(masks, keys)
         case _:
             raise ValueError(f"{name!r} is no branch; there are ticket, reinit, random.")
-    return jax.vmap(tickets.rewound)(starts, masks)
+    return jax.vmap(tickets.rewound)(begun, masks)
 
 
 def joined(parts: list[Params]) -> Params:
