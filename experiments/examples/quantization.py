@@ -31,6 +31,14 @@ def main() -> None:
     print(quantization.report(params, packed))
     print(f"int4 error {error(quantization.dequantize_tree(packed), x, y):.4f}")
 
+    # The formats of other tools, by name: what a weight costs, and the noise it adds.
+    w = params["a"]["kernel"].T  # their blocks run along the last axis
+    for name in ("ggml_q4_0", "nf4", "nvfp4", "ocp_mxfp4", "ocp_mxfp8_e4m3"):
+        format = getattr(quantization, name)
+        format = format(axis=-1, group_size=64) if name == "nf4" else format
+        bits = quantization.bits_per_weight(format, (128, 4096))
+        print(f"{name:15}{bits:6.2f} bits{float(quantization.sqnr(w, format)):6.1f} dB")
+
     # In training the model sees the grid while full weights are stored and updated.
     grid = quantization.fake_quant(quantization.int2(group_size=32), [(".*", True)])
     stored, state = grid.init(params, jax.random.key(1))
