@@ -11,10 +11,11 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments import chart
 from wlab.checkpoint.atomic import written_whole
 
 RESULT = "result.json"
@@ -26,6 +27,7 @@ def main(
     *,
     name: str,
     show: Callable[[dict[str, Any]], str],
+    panels: Callable[[dict[str, Any]], Sequence[chart.Panel]] | None = None,
 ) -> None:
     """Parses the command line, runs unless done, and prints the table.
 
@@ -34,6 +36,7 @@ def main(
         config_type: A frozen dataclass; `field(metadata={"help": ...})` documents a flag.
         name: The run directory's name.
         show: The results as text.
+        panels: The results as a chart, which is drawn beside them.
     """
     config, again = _parse(config_type, run.__module__)
     directory = directory_of(config, name)
@@ -44,10 +47,13 @@ def main(
         directory.mkdir(parents=True, exist_ok=True)
         results = {"config": dataclasses.asdict(config), **run(config, directory)}
         write_text(result, json.dumps(results, indent=2) + "\n")
-    text = show(json.loads(result.read_text()))
+    results = json.loads(result.read_text())
+    text = show(results)
     write_text(directory / "table.txt", text + "\n")
     print(text)
     print(f"\n{result}")
+    if panels is not None:
+        print(chart.draw(directory / "chart.png", panels(results)))
 
 
 def directory_of(config: Any, name: str) -> Path:

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import runner
+from experiments import chart, runner
 from experiments.lottery import lenet_mnist, starts
 from experiments.lottery.rounds import Images, Training, images, sums, trainer
 from wlab import data, initializers, merging, models
@@ -88,6 +88,17 @@ def show(results: dict[str, Any]) -> str:
     return str(Table(columns, tuple(rows)))
 
 
+def panels(results: dict[str, Any]) -> list[chart.Panel]:
+    """The barrier by what is left."""
+    found: dict[str, list[tuple[float, list[float]]]] = {}
+    for row in results["rows"]:
+        errors = np.asarray(row["errors"])
+        barriers = errors.max(1) - errors[:, [0, -1]].mean(1)
+        found.setdefault(row["network"], []).append((100 * row["left"], barriers.tolist()))
+    lines = [chart.Line(name, *zip(*points, strict=True)) for name, points in found.items()]
+    return [chart.Panel("% of the weights left", "barrier, points", lines)]
+
+
 def _tickets(config: Config, levels: set[int]) -> dict[int, Any]:
     """Masks by level, from the run of `lenet_mnist` with these seeds."""
     lottery = lenet_mnist.Config(
@@ -127,4 +138,4 @@ def _spread(values: np.ndarray) -> str:
 
 if __name__ == "__main__":
     runner.spread_over_cores()
-    runner.main(run, Config, name="lottery-connectivity", show=show)
+    runner.main(run, Config, name="lottery-connectivity", show=show, panels=panels)

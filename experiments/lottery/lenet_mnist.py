@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import runner
+from experiments import chart, runner
 from experiments.lottery import starts
 from experiments.lottery.rounds import RULES, Outcome, Training, images, trainer
 from wlab import data, initializers, models, tree
@@ -97,6 +97,21 @@ def show(results: dict[str, Any]) -> str:
     return str(Table(columns, tuple(rows)))
 
 
+def panels(results: dict[str, Any]) -> list[chart.Panel]:
+    """The paper's figures: what is right, and where training would stop, by what is left."""
+
+    def lines(what: str) -> list[chart.Line]:
+        found: dict[str, list[tuple[float, list[float]]]] = {}
+        for level in results["levels"]:
+            for name, of in level["branches"].items():
+                found.setdefault(name, []).append((100 * level["left"], of[what]))
+        return [chart.Line(name, *zip(*points, strict=True)) for name, points in found.items()]
+
+    axes = {"early_right": "% right, early stop", "early_step": "step of the early stop"}
+    axes["final_right"] = "% right, last step"
+    return [chart.Panel("% of the weights left", name, lines(what)) for what, name in axes.items()]
+
+
 _COLUMNS = ("early_step", "early_right", "final_right")
 
 
@@ -154,4 +169,4 @@ def _line(level: int, found: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     runner.spread_over_cores()
-    runner.main(run, Config, name=NAME, show=show)
+    runner.main(run, Config, name=NAME, show=show, panels=panels)

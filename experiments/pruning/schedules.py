@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import runner
+from experiments import chart, runner
 from experiments.lottery import starts
 from experiments.lottery.rounds import RULES, Training, images, trainer
 from wlab import data, models, pruning
@@ -98,6 +98,15 @@ def show(results: dict[str, Any]) -> str:
     return str(Table(columns, tuple(rows)))
 
 
+def panels(results: dict[str, Any]) -> list[chart.Panel]:
+    """A line a method."""
+    percent = [100 * density for density in results["densities"]]
+    lines = [
+        chart.Line(name, percent, y) for name, y in results["right"].items() if name != "dense"
+    ]
+    return [chart.Panel("% of the weights", "% right", lines)]
+
+
 def _right(
     config: Config, dataset: data.Dataset, method: Method, densities: list[float], path: Path
 ) -> list[list[float]]:
@@ -122,4 +131,4 @@ def _cell(values: list[float]) -> str:
 
 if __name__ == "__main__":
     runner.spread_over_cores()
-    runner.main(run, Config, name="schedules", show=show)
+    runner.main(run, Config, name="schedules", show=show, panels=panels)
