@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from wlab.calibration import inverse_factor
 from wlab.pruning import Neighbours, PerLeaf, PerOutput, chosen, wanda_scores
-from wlab.pruning.second_order import inverse_factor, solve
+from wlab.pruning.second_order import solve
 
 INPUTS, OUTPUTS = 24, 10
 

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from wlab import tree
+from wlab.calibration import Batches
 from wlab.pruning.budget import Density, refuse_bad_density
-from wlab.pruning.by_inputs import Batches
 from wlab.pruning.patterns import Pattern, PerOutput
 from wlab.pruning.scores import scored, wanda
 from wlab.transform import Params

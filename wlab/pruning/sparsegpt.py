@@ -1,23 +1,26 @@
 """SparseGPT: prunes a trained network, and lets the weights that stay make up for it."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from wlab import calibration, tree
-from wlab.calibration import Gram
-from wlab.pruning.by_inputs import Batches, Report, by_inputs
+from wlab.calibration import (
+    Batches,
+    Gram,
+    Report,
+    by_inputs,
+    damped_factor,
+    energy,
+    refuse_bad_damping,
+)
 from wlab.pruning.patterns import Pattern
-from wlab.pruning.second_order import Solved, inverse_factor, solve
+from wlab.pruning.second_order import Solved, solve
 from wlab.transform import Params
-
-_MOST = 1.0  # of the mean of the diagonal: more damping is no second order any more
 
 
 class SparseGPT(NamedTuple):
@@ -67,10 +70,7 @@ def sparsegpt(
     Reference:
         Frantar & Alistarh 2023 (arXiv:2301.00774).
     """
-    if not 0 <= damping <= _MOST:
-        raise ValueError(f"sparsegpt: damping is a part of a mean, from 0 to 1; got {damping}.")
-    if block < 1:
-        raise ValueError(f"sparsegpt: block is a number of rows, at least 1; got {block}.")
+    refuse_bad_damping(damping, block, purpose="sparsegpt")
 
     def change(path: str, matrix: Array, seen: Gram, pattern: Pattern) -> tuple[Array, float]:
         if not bool(jnp.any(seen.products != 0)):
@@ -79,11 +79,11 @@ def sparsegpt(
         grams = seen.products.reshape(-1, *seen.products.shape[-2:])
         found, lost, had = [], 0.0, 0.0
         for kernel, gram in zip(matrices, grams, strict=True):
-            factor = _factor(path, gram, damping)
+            factor = damped_factor(gram, damping, path=path, purpose="sparsegpt")
             solved = _solve(kernel, gram, factor, pattern=pattern, block=block)
             found.append(solved.kernel)
-            lost += _energy(kernel - solved.kernel, gram)
-            had += _energy(kernel, gram)
+            lost += float(energy(kernel - solved.kernel, gram))
+            had += float(energy(kernel, gram))
         new = jnp.stack(found).reshape(matrix.shape).astype(matrix.dtype)
         return new, lost / had if had else 0.0
 
@@ -94,33 +94,6 @@ def sparsegpt(
         purpose="sparsegpt",
     )
     return SparseGPT(pruned, losses)
-
-
-def _energy(kernel: Array, gram: Array) -> float:
-    """‖XW‖²."""
-    return float(jnp.sum(kernel * (gram @ kernel)))
-
-
-def _factor(path: str, gram: Array, damping: float) -> Array:
-    """The factor of the inverse, with more damping where that is needed, and said."""
-    while True:
-        found = _inverse_factor(gram, jnp.float32(damping))
-        if np.isfinite(np.asarray(found)).all():
-            return found
-        more = 10 * damping if damping else 1e-4
-        if more > _MOST:
-            raise ValueError(
-                f"sparsegpt: XᵀX of {path!r} has no inverse, even with damping {damping}. "
-                "Calibrate on more data, or leave the leaf alone by a rule."
-            )
-        warnings.warn(
-            f"sparsegpt: XᵀX of {path!r} has no inverse with damping {damping}; trying {more}.",
-            stacklevel=2,
-        )
-        damping = more
-
-
-_inverse_factor = jax.jit(inverse_factor)
 
 
 @partial(jax.jit, static_argnames=("pattern", "block"))

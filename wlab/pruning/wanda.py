@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from wlab import calibration, tree
-from wlab.calibration import Squares
-from wlab.pruning.by_inputs import Batches, Report, by_inputs
+from wlab.calibration import Batches, Report, Squares, by_inputs
 from wlab.pruning.patterns import Pattern, chosen
 from wlab.transform import Params
 

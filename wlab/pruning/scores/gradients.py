@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from wlab import tree
-from wlab.pruning.by_inputs import Batches, refuse_bad_batches
+from wlab.calibration import Batches, refuse_bad_batches
 from wlab.pruning.scores.score import Score, floats
 from wlab.transform import Params
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from wlab import calibration, graph, tree
+from wlab.calibration import Batches, refuse_bad_batches
 from wlab.graph import Use
-from wlab.pruning.by_inputs import Batches, refuse_bad_batches
 from wlab.pruning.scores.score import Score
 from wlab.pruning.wanda import wanda_scores
 from wlab.transform import Params

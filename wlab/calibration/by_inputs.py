@@ -1,4 +1,4 @@
-"""Pruning after training by what weights get to see: any function, leaf by leaf, stage by stage."""
+"""Weights changed by what they get to see: any function, leaf by leaf, stage by stage."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -6,22 +6,23 @@ from typing import Any, TypeAlias
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from wlab import calibration, graph, tree
+from wlab import graph, tree
+from wlab.calibration.collecting import collect
 from wlab.graph import Statistic, Use
-from wlab.pruning.patterns import Pattern
 from wlab.transform import Params
 
 Batches: TypeAlias = Sequence[Any]  # tuples of the function's inputs
 Report: TypeAlias = Callable[[str, int], None]
-Change: TypeAlias = Callable[[str, Array, Any, Pattern], tuple[Array, Any]]
-"""The new matrix of a leaf and what to tell of it, from its path, its matrix and its statistic."""
+Choice: TypeAlias = Any  # what a rule says is to be done: a pattern, a format
+Change: TypeAlias = Callable[[str, Array, Any, Choice], tuple[Array, Any]]
+"""The new matrix of a leaf and what to tell of it, from its path, matrix, statistic and choice."""
 
 
 def by_inputs(
     fn: Callable[..., Any],
     params: Params,
     batches: Batches,
-    rules: tree.Rules[Pattern | None],
+    rules: tree.Rules[Choice | None],
     statistic: Statistic,
     change: Change,
     *,
@@ -29,24 +30,23 @@ def by_inputs(
     report: Report,
     purpose: str,
 ) -> tuple[Params, dict[str, Any]]:
-    """Changes the leaves that have a pattern, each as a matrix with the statistic of its inputs.
+    """Changes the leaves that a rule chooses, each as a matrix with the statistic of its inputs.
 
     Returns the new tree, and by path what `change` had to tell.
 
     Raises:
-        ValueError: If the rules do not fit the tree, a rule gives a pattern to a leaf that is in no
-            product or is no matrix there, the stages miss a leaf or have none, or as
-            `calibration.collect`.
+        ValueError: If the rules do not fit the tree, a rule chooses a leaf that is in no product
+            or is no matrix there, the stages miss a leaf or have none, or as `collect`.
         TypeError: If the batches are no list, or a batch is no tuple.
     """
-    patterns = {p: f for p, f in tree.resolve(rules, params, purpose=purpose).items() if f}
-    if not patterns:
+    choices = {p: f for p, f in tree.resolve(rules, params, purpose=purpose).items() if f}
+    if not choices:
         raise ValueError(f"{purpose}: the rules select none of the leaves {tree.paths(params)}.")
     refuse_bad_batches(batches, purpose)
-    uses = _uses(graph.read(fn, params, *batches[0]), patterns, purpose)
+    uses = _uses(graph.read(fn, params, *batches[0]), choices, purpose)
     told: dict[str, Any] = {}
-    for stage, paths in _staged(stages, [*patterns], purpose).items():
-        seen = calibration.collect(
+    for stage, paths in _staged(stages, [*choices], purpose).items():
+        seen = collect(
             fn,
             params,
             batches,
@@ -57,7 +57,7 @@ def by_inputs(
         named, new = tree.leaves(params), {}
         for path in paths:
             matrix = graph.to_matrix(uses[path], jnp.asarray(named[path]))
-            matrix, told[path] = change(path, matrix, seen[path], patterns[path])
+            matrix, told[path] = change(path, matrix, seen[path], choices[path])
             new[path] = graph.from_matrix(uses[path], matrix)
         params = tree.replace(params, new)
     return params, told
@@ -80,10 +80,10 @@ def refuse_bad_batches(batches: Any, purpose: str) -> None:
             raise TypeError(f"{wanted}, as [(tokens,), …]; a batch is {type(batch).__name__}.")
 
 
-def _uses(read: graph.Graph, patterns: Mapping[str, Pattern], purpose: str) -> dict[str, Use]:
-    """The product of each leaf that has a pattern."""
+def _uses(read: graph.Graph, choices: Mapping[str, Choice], purpose: str) -> dict[str, Use]:
+    """The product of each leaf that is chosen."""
     found = {path: use for (path, _), use in graph.products(read).items()}
-    for path in patterns:
+    for path in choices:
         if path not in found:
             raise ValueError(
                 f"{purpose}: {path!r} is in no product with anything that depends on the inputs, "
