@@ -137,7 +137,14 @@ compiled = jax.jit(every_way, static_argnames="format")
 @AXIS_TYPES
 @SHARDED
 @pytest.mark.parametrize(
-    "format", [FORMAT, int4(axis=None, symmetric=False), int8(axis=-1, group_size=6)], ids=str
+    "format",
+    [
+        FORMAT,
+        int4(axis=None, symmetric=False),
+        int8(axis=-1, group_size=6),
+        int4(axis=(-2, -1), group_size=(16, 6)),
+    ],
+    ids=str,
 )
 def test_eight_devices_are_one_device_and_no_leaf_is_gathered(format, spec, axis_type):
     """The groups, 8 times 16 rows or 8 times 6 columns, lie within shards."""

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from wlab import quantization
-from wlab.quantization import absmax, dequantize, int2, int4, mse, quantize
+from wlab.quantization import (
+    absmax,
+    absmean,
+    dequantize,
+    ggml_q4_0,
+    ggml_q4_1,
+    int2,
+    int4,
+    mse,
+    quantize,
+)
 
 round_to_grid = jax.jit(quantization.round_to_grid, static_argnames=("format", "range_fn"))
 
@@ -27,6 +37,25 @@ def test_absmax_includes_zero_and_both_ends():
     np.testing.assert_array_equal((low, high), ([[0, -3]], [[2, 0]]))
     low, high = absmax(x, (0,), int4())
     np.testing.assert_array_equal((low, high), ([[-2, -3]], [[2, 3]]))
+
+
+def test_absmax_takes_no_more_than_is_there_where_the_minimum_is_stored():
+    low, high = absmax(jnp.array([[1.0, -3.0], [2.0, -1.0]]), (0,), ggml_q4_1)
+    np.testing.assert_array_equal((low, high), ([[1, -3]], [[2, -1]]))
+
+
+def test_absmax_takes_the_first_of_the_largest_where_the_scale_has_a_sign():
+    x = jnp.array([[1.0, -3.0, 2.0], [-2.0, 3.0, 0.0]])
+    low, high = absmax(x, (0,), ggml_q4_0)
+    np.testing.assert_array_equal((low, high), ([[-2, -3, 0]], [[0, 0, 2]]))
+    low, high = absmax(-x, (0, 1), ggml_q4_0)
+    np.testing.assert_array_equal((low, high), ([[0]], [[3]]))
+
+
+@pytest.mark.parametrize("format", [int4(group_size=8), int4(symmetric=False)], ids=str)
+def test_absmean_is_refused_where_it_has_no_meaning(format):
+    with pytest.raises(ValueError, match="whole axes on a symmetric grid, got int4"):
+        quantization.round_to_grid(weights(), format, range_fn=absmean)
 
 
 @pytest.mark.parametrize("format", [int4(group_size=32), int2(), int4(symmetric=False)], ids=str)

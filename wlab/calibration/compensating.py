@@ -86,11 +86,13 @@ def _block(
             at = first + i
             new = decide(work.rows[at], found, i)
             error = (work.rows[at] - new) / factor[at, at]
-            rows = work.rows - factor[at][:, None] * error[None]
+            moved = work.rows - factor[at][:, None] * error[None]
+            rows = jnp.where(places > at, moved, work.rows)  # what is decided keeps its −0
             return _Work(rows.at[at].set(new), work.errors.at[at].set(error))
 
         return lax.fori_loop(0, count, row, work), found
 
+    places = jnp.arange(len(rows))[:, None]
     work, found, unit = _Work(rows, jnp.zeros_like(rows)), [], min(unit, len(rows))
     whole, rest = divmod(len(rows), unit)
     if whole == 1:

@@ -2,8 +2,9 @@
 
 `read` finds the uses of every leaf: which primitive, which of the leaf's own axes are summed
 over, kept, looked up or looped over. `capture` runs the function and keeps a statistic of what each
-leaf is multiplied with. `groups` finds which slices of which leaves live and die together, and
-`shrink` the smaller function and tree without some of them.
+leaf is multiplied with. `replace` computes chosen products by operations of the caller's, with
+packed codes or factors in a leaf's place. `groups` finds which slices of which leaves live and die
+together, and `shrink` the smaller function and tree without some of them.
 """
 
 from wlab.graph.axes import Atom as Atom
@@ -22,8 +23,13 @@ from wlab.graph.groups import groups as groups
 from wlab.graph.matrices import from_matrix as from_matrix
 from wlab.graph.matrices import refuse_parts as refuse_parts
 from wlab.graph.matrices import to_matrix as to_matrix
+from wlab.graph.product import Operation as Operation
+from wlab.graph.product import Product as Product
+from wlab.graph.product import before as before
+from wlab.graph.product import matmul as matmul
 from wlab.graph.reading import Graph as Graph
 from wlab.graph.reading import read as read
+from wlab.graph.replacing import replace as replace
 from wlab.graph.shrinking import Shrunk as Shrunk
 from wlab.graph.shrinking import shrink as shrink
 from wlab.graph.use import Use as Use

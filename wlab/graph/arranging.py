@@ -100,3 +100,5 @@ _RULES: Mapping[str, Callable[[View, Any], Arranged | None]] = {
     "split": _split,
     "unstack": _unstack,
 }
+
+ARRANGING = PASSING | frozenset(_RULES)

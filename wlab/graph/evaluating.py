@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from wlab.graph.compat import Opened, called, opened, scan_counts
+from wlab.graph.held import Held, carried
 from wlab.graph.use import Site
 
 Key = tuple[str, int]  # a leaf's path, and which of its uses
@@ -67,7 +68,8 @@ def evaluate(function: Opened, operands: Sequence[Any], plan: Plan) -> tuple[lis
     """The results of a jaxpr, and what the visits found.
 
     Equations with nothing to do below them are bound as they are; those above lose custom
-    derivative rules. Can be traced, compiled and differentiated.
+    derivative rules, and so do those that meet something held. Can be traced, compiled and
+    differentiated.
     """
     return _evaluate(function, operands, plan, _Place())
 
@@ -105,11 +107,14 @@ def _step(
 ) -> tuple[Sequence[Any], Found]:
     if place.site in plan.visits:
         return plan.visits[place.site](equation, operands)
-    if place.site not in plan.above:
+    held = next((x for x in operands if isinstance(x, Held)), None)
+    if place.site not in plan.above and held is None:
         return bound(equation, operands), {}
     name, function = equation.primitive.name, called(equation)
     if name in _LOOPS:
         return _LOOPS[name](equation, operands, plan, place)
+    if function is None and held is not None:
+        return carried(equation, operands, held), {}
     if function is None:
         raise NotImplementedError(f"nothing can be done within {name}.")
     if "prevent_cse" in equation.params:

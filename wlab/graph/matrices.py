@@ -5,6 +5,7 @@ from math import prod
 import jax
 from jaxtyping import Array, Shaped
 
+from wlab.graph.operands import place
 from wlab.graph.use import Use
 
 Matrix = Shaped[Array, "*batch inputs outputs"]
@@ -17,8 +18,8 @@ def to_matrix(use: Use, leaf: Array) -> Matrix:
     of the leaf's axes: rows go with the columns of what `capture` measures.
 
     Raises:
-        ValueError: If the use is of a part of the leaf, of something computed from it, or an axis
-            of it is both input and output.
+        ValueError: If the use is of a part of the leaf, of something computed from it, an axis of
+            it is both input and output, or groups of channels are not in its own order.
     """
     refuse_parts(use)
     moved = leaf.transpose(_order(use)).reshape(*_first(use), use.fan_in, -1)
@@ -52,6 +53,13 @@ def refuse_parts(use: Use) -> None:
         raise ValueError(
             f"{use.path!r} of shape {shape} is no matrix at its {use.primitive}: a part of it is "
             "used there, something computed from it, or one of its axes is input and output."
+        )
+    outputs = [atom for axis in use.free for atom in axis]
+    in_order = outputs == sorted(outputs, key=place) and all(a.stride > 0 for a in outputs)
+    if use.groups > 1 and not in_order:
+        raise ValueError(
+            f"{use.path!r} of shape {shape} is no matrix at its {use.primitive}: its groups of "
+            "channels are in another order than its own axes."
         )
 
 

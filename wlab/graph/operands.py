@@ -26,9 +26,9 @@ def rows_of(use: Use, equation: Any, x: Array) -> Float[Array, "*batch rows feat
     rows = prod(x.shape[i] for i in free)
     x = x.transpose(*batch, *free, *contract)
     x = x.reshape(prod(x.shape[: len(batch)]), rows, -1)
-    x = _in_leaf_order(x, use.contract)
-    x = _in_leaf_order(x.transpose(1, 2, 0), use.batch).transpose(2, 0, 1)
-    return x.reshape(*_sizes(use.batch), rows, x.shape[-1])
+    x = in_leaf_order(x, use.contract)
+    x = in_leaf_order(x.transpose(1, 2, 0), use.batch).transpose(2, 0, 1)
+    return x.reshape(*sizes_of(use.batch), rows, x.shape[-1])
 
 
 def _patches(use: Use, equation: Any, x: Array) -> Float[Array, "*batch rows features"]:
@@ -50,14 +50,13 @@ def _patches(use: Use, equation: Any, x: Array) -> Float[Array, "*batch rows fea
     patches = patches.transpose(batch, *space, channels)
     features = kernel[numbers.rhs_spec[1]] * prod(window)
     patches = patches.reshape(-1, use.groups, features).transpose(1, 0, 2)
-    found = _in_leaf_order(patches, use.contract)
+    found = in_leaf_order(patches, use.contract)
     return found if use.groups > 1 else found[0]
 
 
-def _in_leaf_order(x: Array, axes: tuple[Axis, ...]) -> Array:
+def in_leaf_order(x: Array, axes: tuple[Axis, ...]) -> Array:
     """The last axis, which is the product of `axes`, with its factors as the leaf has them."""
-    atoms = [atom for axis in axes for atom in axis]
-    order = sorted(range(len(atoms)), key=lambda i: _place(atoms[i]))
+    atoms, order = _atoms_in_order(axes)
     kept = x.shape[:-1]
     x = x.reshape(*kept, *(atom.size for atom in atoms))
     x = x.transpose(*range(len(kept)), *(len(kept) + i for i in order))
@@ -65,11 +64,27 @@ def _in_leaf_order(x: Array, axes: tuple[Axis, ...]) -> Array:
     return jax.numpy.flip(x, backwards).reshape(*kept, -1)
 
 
-def _place(atom: Atom) -> tuple[bool, int, int]:
+def from_leaf_order(x: Array, axes: tuple[Axis, ...]) -> Array:
+    """The inverse of `in_leaf_order`."""
+    atoms, order = _atoms_in_order(axes)
+    kept = x.shape[:-1]
+    x = x.reshape(*kept, *(atoms[i].size for i in order))
+    x = jax.numpy.flip(x, [len(kept) + at for at, i in enumerate(order) if atoms[i].stride < 0])
+    back = sorted(range(len(order)), key=lambda at: order[at])
+    return x.transpose(*range(len(kept)), *(len(kept) + at for at in back)).reshape(*kept, -1)
+
+
+def _atoms_in_order(axes: tuple[Axis, ...]) -> tuple[list[Atom], list[int]]:
+    atoms = [atom for axis in axes for atom in axis]
+    return atoms, sorted(range(len(atoms)), key=lambda i: place(atoms[i]))
+
+
+def place(atom: Atom) -> tuple[bool, int, int]:
     """Repeated entries last; the leaf's axes in order, the slow factors of each first."""
     return atom.axis is None, -1 if atom.axis is None else atom.axis, -abs(atom.stride)
 
 
-def _sizes(axes: tuple[Axis, ...]) -> tuple[int, ...]:
-    atoms = sorted((atom for axis in axes for atom in axis), key=_place)
+def sizes_of(axes: tuple[Axis, ...]) -> tuple[int, ...]:
+    """Of the factors of some axes, in the leaf's order."""
+    atoms = sorted((atom for axis in axes for atom in axis), key=place)
     return tuple(atom.size for atom in atoms)

@@ -26,6 +26,7 @@ class Graph:
         fn: What was read.
         function: Its jaxpr and the constants of that.
         results: The tree of the results, as shapes.
+        params: That of the parameters.
     """
 
     paths: tuple[str, ...]
@@ -33,6 +34,7 @@ class Graph:
     fn: Callable[..., Any]
     function: Opened
     results: Any
+    params: Params
 
     @cached_property
     def unused(self) -> tuple[str, ...]:
@@ -87,7 +89,10 @@ def read(fn: Callable[..., Any], params: Params, *inputs: Any) -> Graph:
         for i, value in enumerate(found)
         for view in (value.views if value else ())
     ]
-    return Graph(tuple(shapes), (*uses, *returned), fn, function, results)
+    avals = [v.aval for v in function.jaxpr.invars[: len(operands)]]
+    read_as = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
+    tree = jax.tree.unflatten(jax.tree.structure(params), read_as)
+    return Graph(tuple(shapes), (*uses, *returned), fn, function, results, tree)
 
 
 def _row(use: Use) -> tuple[Any, ...]:

@@ -106,9 +106,9 @@ def _scan(equation: Any, operands: Sequence[Value], site: Site) -> Walked:
     shared = [_looped(operand) for operand in operands[:consts]]
     turns = [_one_turn(operand) for operand in parts]
     uncut = [part if turn is None else None for part, turn in zip(parts, turns, strict=True)]
-    lost = [*[None] * consts, *carry, *uncut]
     inner = [*shared, *[None] * carried, *turns]
-    _, found = walk(opened(equation.params["jaxpr"]), inner, site)
+    results, found = walk(opened(equation.params["jaxpr"]), inner, site)
+    lost = _either([*[None] * consts, *carry, *uncut], _left(results, operands))
     return _results(equation, operands), [*_opaque(equation, lost, site), *found]
 
 
@@ -118,17 +118,22 @@ def _while(equation: Any, operands: Sequence[Value], site: Site) -> Walked:
     state: list[Value] = [None] * (len(operands) - tests - bodies)
     shared = [_looped(operand) for operand in operands[: tests + bodies]]
     _, in_test = walk(opened(params["cond_jaxpr"]), shared[:tests] + state, (*site, "cond"))
-    _, in_body = walk(opened(params["body_jaxpr"]), shared[tests:] + state, (*site, "body"))
-    lost = [None] * (tests + bodies) + list(operands[tests + bodies :])
+    body = opened(params["body_jaxpr"])
+    results, in_body = walk(body, shared[tests:] + state, (*site, "body"))
+    carry = operands[tests + bodies :]
+    lost = _either([*[None] * (tests + bodies), *carry], _left(results, operands))
     return _results(equation, operands), [*_opaque(equation, lost, site), *in_test, *in_body]
 
 
 def _cond(equation: Any, operands: Sequence[Value], site: Site) -> Walked:
     index, *inner = operands
-    uses: list[Use] = [*_opaque(equation, [index], site)]
+    results: list[Value] = []
+    uses: list[Use] = []
     for i, branch in enumerate(equation.params["branches"]):
-        uses += walk(opened(branch), inner, (*site, f"branch {i}"))[1]
-    return _results(equation, operands), uses
+        given, found = walk(opened(branch), inner, (*site, f"branch {i}"))
+        results, uses = [*results, *given], [*uses, *found]
+    lost = [index, *_left(results, inner)]
+    return _results(equation, operands), [*_opaque(equation, lost, site), *uses]
 
 
 _LOOPS = {"scan": _scan, "while": _while, "cond": _cond}
@@ -144,6 +149,16 @@ def _one_turn(operand: Value) -> Value:
     if operand is None or None in turns:
         return None
     return Weight(tuple(view for view in turns if view is not None))
+
+
+def _left(results: Sequence[Value], operands: Sequence[Value]) -> list[Value]:
+    """What leaves a loop or a branch: where from which turn, or whether at all, is not told."""
+    paths = {view.path for v in results for view in (v.views if v else ())}
+    return [v and Weight(tuple(x for x in v.views if x.path in paths)) for v in operands]
+
+
+def _either(first: Sequence[Value], other: Sequence[Value]) -> list[Value]:
+    return [b if a is None else a for a, b in zip(first, other, strict=True)]
 
 
 def _opaque(equation: Any, operands: Sequence[Value], site: Site) -> list[Use]:

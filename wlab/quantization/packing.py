@@ -1,15 +1,20 @@
-"""Codes of a few bits in bytes: along the last axis, one little-endian stream of bits.
+"""Codes of a few bits in bytes: along the last axis, one stream of bits.
 
-The first code takes the lowest bits of the first byte, so at 4 bits the low nibble is first;
-codes of 3, 5, 6 or 7 bits straddle bytes. Rank and every other axis stay. Work is in int32:
-XLA:CPU gets nibble arithmetic on 8-bit integers wrong.
+With "low_first" the first code takes the lowest bits of the first byte, so at 4 bits the low
+nibble is first; "high_first" is the mirror image, its highest bits. Codes of 3, 5, 6 or 7 bits
+straddle bytes. Rank and every other axis stay. Work is in int32: XLA:CPU gets nibble arithmetic
+on 8-bit integers wrong.
 """
+
+from math import gcd
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int32, UInt8
+from jaxtyping import Array, Int32, Shaped, UInt8, UInt16
 
-from wlab.quantization.blocks import spread
+from wlab.quantization.sharding import spread
+
+ORDERS = ("low_first", "high_first")
 
 
 def packed_length(length: int, bits: int) -> int:
@@ -17,34 +22,55 @@ def packed_length(length: int, bits: int) -> int:
     return -(-length * bits // 8)
 
 
-def pack(codes: UInt8[Array, "*lead n"], bits: int) -> UInt8[Array, "*lead m"]:
-    """Writes codes below 2^bits into bytes."""
+def pack(
+    codes: UInt8[Array, "*lead n"] | UInt16[Array, "*lead n"], bits: int, order: str = "low_first"
+) -> UInt8[Array, "*lead m"]:
+    """Writes codes below 2^bits, of 1 to 8 bits or 16, into bytes."""
     if bits == 8:
         return codes
     *lead, n = codes.shape
-    m = packed_length(n, bits)
+    m, piece = packed_length(n, bits), gcd(bits, 8)
     codes = spread(codes, codes.ndim - 1, m if n * bits == m * 8 else 1)
-    stream = _to_bits(codes, bits).reshape(*lead, n * bits)
-    stream = jnp.pad(stream, [(0, 0)] * len(lead) + [(0, m * 8 - n * bits)])
-    return _from_bits(stream.reshape(*lead, m, 8))
+    stream = _cut(codes, bits, piece, order).reshape(*lead, n * bits // piece)
+    spare = (m * 8 - n * bits) // piece
+    stream = jnp.pad(stream, [(0, 0)] * len(lead) + [(0, spare)])
+    return _joined(stream.reshape(*lead, m, 8 // piece), piece, order).astype(jnp.uint8)
 
 
-def unpack(packed: UInt8[Array, "*lead m"], bits: int, length: int) -> UInt8[Array, "*lead n"]:
-    """Reads `length` codes a row."""
+def unpack(
+    packed: UInt8[Array, "*lead m"], bits: int, length: int, order: str = "low_first"
+) -> UInt8[Array, "*lead n"] | UInt16[Array, "*lead n"]:
+    """Reads `length` codes a row: uint8, or uint16 if they are of 16 bits."""
     if bits == 8:
         return packed
     *lead, m = packed.shape
+    piece = gcd(bits, 8)
     packed = spread(packed, packed.ndim - 1, length if length * bits == m * 8 else 1)
-    stream = _to_bits(packed, 8).reshape(*lead, m * 8)
-    stream = jax.lax.slice_in_dim(stream, 0, length * bits, axis=len(lead))
-    return _from_bits(stream.reshape(*lead, length, bits))
+    stream = _cut(packed, 8, piece, order).reshape(*lead, m * 8 // piece)
+    stream = jax.lax.slice_in_dim(stream, 0, length * bits // piece, axis=len(lead))
+    codes = _joined(stream.reshape(*lead, length, bits // piece), piece, order)
+    return codes.astype(code_dtype(bits))
 
 
-def _to_bits(words: UInt8[Array, "*lead n"], width: int) -> Int32[Array, "*lead n width"]:
-    place = jax.lax.broadcasted_iota(jnp.int32, (*words.shape, width), words.ndim)
-    return (words[..., None].astype(jnp.int32) >> place) & 1
+def code_dtype(bits: int) -> str:
+    """The unsigned integers that hold one code."""
+    return "uint8" if bits <= 8 else "uint16"
 
 
-def _from_bits(stream: Int32[Array, "*lead n width"]) -> UInt8[Array, "*lead n"]:
-    place = jax.lax.broadcasted_iota(jnp.int32, stream.shape, stream.ndim - 1)
-    return jnp.sum(stream << place, axis=-1, dtype=jnp.int32).astype(jnp.uint8)
+def _cut(
+    words: Shaped[Array, "*lead n"], width: int, piece: int, order: str
+) -> Int32[Array, "*lead n pieces"]:
+    """Pieces of the largest size of which both codes and bytes are made: few, so fast."""
+    shape = (*words.shape, width // piece)
+    return (words[..., None].astype(jnp.int32) >> _places(shape, piece, order)) & (2**piece - 1)
+
+
+def _joined(
+    stream: Int32[Array, "*lead n pieces"], piece: int, order: str
+) -> Int32[Array, "*lead n"]:
+    return jnp.sum(stream << _places(stream.shape, piece, order), axis=-1, dtype=jnp.int32)
+
+
+def _places(shape: tuple[int, ...], piece: int, order: str) -> Int32[Array, "*lead n pieces"]:
+    place = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
+    return piece * (place if order == "low_first" else shape[-1] - 1 - place)

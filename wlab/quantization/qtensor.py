@@ -9,11 +9,12 @@ import jax.numpy as jnp
 
 from wlab.quantization.formats import Format
 from wlab.quantization.packing import packed_length
+from wlab.quantization.scales import storage
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=("codes", "scale", "zero_point"),
+    data_fields=("codes", "scale", "zero_point", "outer"),
     meta_fields=("format", "length", "dtype"),
 )
 @dataclass(frozen=True)
@@ -22,19 +23,23 @@ class QTensor:
 
     Invariants, checked by `check`:
         codes: uint8, the array's shape but for the last axis, of `packed_length` bytes.
-        scale: `format.scale_dtype`, of shape `format.scale_shape(shape)`.
-        zero_point: uint8, shaped as `scale`; None in a symmetric format.
+        scale: `format.scale_dtype` (uint8 if that has 8 bits), of shape
+            `format.scale_shape(shape)`; None if the grid has no scales.
+        zero_point: uint8, shaped as `scale`, or of its dtype if the grid stores its minimum;
+            None in a symmetric format.
+        outer: float32 of the array's rank and size 1; None unless `format.outer`.
 
-    The first three are the node's children: arrays, or whatever a tree map puts there.
+    These four are the node's children: arrays, or whatever a tree map puts there.
     A stack made by `vmap`, as `scan` takes it, is a QTensor again.
 
     Attributes:
         codes: The packed codes, see `pack`.
         scale: The scale of each block.
-        zero_point: The code of each block that stands for zero.
+        zero_point: The code of each block that stands for zero, or the value of code 0.
         format: The convention that all of it follows.
         length: The size of the array's last axis, which packing hides.
         dtype: The name of the array's dtype.
+        outer: The scale of the scales.
     """
 
     codes: Any
@@ -43,6 +48,7 @@ class QTensor:
     format: Format
     length: int
     dtype: str
+    outer: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,14 +67,23 @@ def check(q: QTensor, name: str = "QTensor") -> None:
     Raises:
         ValueError: Naming the child, what it is and what it should be.
     """
-    packed = packed_length(q.length, q.format.grid.bits)
-    scales = q.format.scale_shape(q.shape)
+    format, grid = q.format, q.format.grid
+    packed, scales = packed_length(q.length, grid.bits), format.scale_shape(q.shape)
     _expect(f"{name}/codes", q.codes, (*q.shape[:-1], packed), "uint8")
-    _expect(f"{name}/scale", q.scale, scales, q.format.scale_dtype)
-    if not q.format.grid.symmetric:
-        _expect(f"{name}/zero_point", q.zero_point, scales, "uint8")
-    elif q.zero_point is not None:
-        raise ValueError(f"{name}/zero_point: {q.format} is symmetric and has none; drop it.")
+    for child, has, shape, dtype, kind in (
+        ("scale", grid.scaled, scales, storage(format.scale_dtype), "a plain cast"),
+        ("zero_point", not grid.symmetric, scales, zero_dtype(format), "symmetric"),
+        ("outer", format.outer, (1,) * len(q.shape), "float32", "of one level of scales"),
+    ):
+        if has:
+            _expect(f"{name}/{child}", getattr(q, child), shape, dtype)
+        elif getattr(q, child) is not None:
+            raise ValueError(f"{name}/{child}: {format} is {kind} and has none; drop it.")
+
+
+def zero_dtype(format: Format) -> str:
+    """The dtype of zero points: bytes for codes, the scales' for minima."""
+    return format.scale_dtype if format.grid.reach == "free" else "uint8"
 
 
 def _expect(name: str, child: Any, shape: tuple[int, ...], dtype: str) -> None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wlab.quantization.fits import fit, nearest_values, outer_scale
 from wlab.quantization.formats import Format
 from wlab.quantization.grids import Blocks
 
@@ -17,12 +18,55 @@ SHRINK = tuple(percent / 100 for percent in range(100, 19, -1))
 
 
 def absmax(x: Blocks, axes: Axes, format: Format) -> tuple[Blocks, Blocks]:
-    """From the smallest to the largest weight of each block, zero included; even if symmetric."""
-    if format.grid.symmetric:
+    """The whole of each block: from the smallest to the largest weight, by the grid's `reach`.
+
+    Zero is included, and both sides are even if the grid is symmetric. A grid that stores its
+    minimum takes no more than is there; one whose scale has a sign takes the weight of largest
+    magnitude, the first of equals, and zero.
+    """
+    reach = format.grid.reach
+    if reach == "even":
         high = jnp.max(jnp.abs(x), axes, keepdims=True, initial=0)
         return -high, high
+    if reach == "one_end":
+        end = _largest(x, axes)
+        return jnp.minimum(end, 0), jnp.maximum(end, 0)
+    if reach == "free" and x.size:
+        return jnp.min(x, axes, keepdims=True), jnp.max(x, axes, keepdims=True)
     low = jnp.min(x, axes, keepdims=True, initial=0)
     return low, jnp.max(x, axes, keepdims=True, initial=0)
+
+
+def _largest(x: Blocks, axes: Axes) -> Blocks:
+    """The entry of largest magnitude with its sign, the first of equals; NaN if there is one."""
+    magnitude = jnp.abs(x)
+    high = jnp.max(magnitude, axes, keepdims=True, initial=0)
+    place, stride = jnp.zeros_like(x, jnp.int32), 1
+    for axis in reversed(axes):
+        place = place + stride * jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
+        stride *= x.shape[axis]
+    place = jnp.where(magnitude == high, place, stride)
+    first = place == jnp.min(place, axes, keepdims=True, initial=stride)
+    positive = jnp.any(first & (x > 0), axes, keepdims=True)
+    return jnp.where(positive, high, -high)
+
+
+def absmean(x: Blocks, axes: Axes, format: Format) -> tuple[Blocks, Blocks]:
+    r"""The mean magnitude of each block, on both sides: the scale of ternary and binary weights.
+
+    $\alpha = \frac{1}{n} \sum_i |w_i|$, which for ±α has the least squared error.
+
+    Raises:
+        ValueError: If the format has groups, the last of which may be short, or zero points.
+
+    Reference:
+        Rastegari et al. 2016 (arXiv:1603.05279), equation 6; Ma et al. 2024 (arXiv:2402.17764),
+        equations 1 to 3.
+    """
+    if format.group_size is not None or format.grid.reach != "even":
+        raise ValueError(f"absmean takes whole axes on a symmetric grid, got {format}.")
+    mean = jnp.mean(jnp.abs(x), axes, keepdims=True)
+    return -mean, mean
 
 
 def mse(grid: Sequence[float] = SHRINK) -> RangeFn:
@@ -44,10 +88,10 @@ def mse(grid: Sequence[float] = SHRINK) -> RangeFn:
 
     def range_fn(x: Blocks, axes: Axes, format: Format) -> tuple[Blocks, Blocks]:
         low, high = absmax(x, axes, format)
+        outer = outer_scale(x, format)
 
         def error(factor: Blocks) -> Blocks:
-            fit = format.fit(low * factor, high * factor)
-            rounded = format.grid.decode(format.grid.encode(x, fit), fit)
+            rounded = nearest_values(x, fit(low * factor, high * factor, format, outer), format)
             return jnp.sum(jnp.square(x - rounded), axes, keepdims=True)
 
         def try_next(best: tuple[Blocks, Blocks], factor: Blocks):

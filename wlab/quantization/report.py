@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from wlab import tree
-from wlab.quantization.arrays import dequantize
+from wlab.quantization.arrays import dequantize, quantize, round_to_grid
+from wlab.quantization.formats import Format
 from wlab.quantization.qtensor import QTensor, is_qtensor
 from wlab.tree import Table
 from wlab.tree.paths import Tree
@@ -22,8 +23,29 @@ def effective_bits(q: QTensor) -> float:
     return 8 * tree.nbytes(q) / math.prod(q.shape)
 
 
-def sqnr(x: Float[Array, "*shape"], rounded: Float[Array, "*shape"]) -> Float[Array, ""]:
-    r"""Signal to quantization noise, $10 \log_{10}(\sum x^2 / \sum (x - \hat x)^2)$, in dB."""
+def bits_per_weight(format: Format, shape: tuple[int, ...]) -> float:
+    """Bits a weight that an array of this shape will take, without there being one.
+
+    Scales, zero points and the last byte of each row are counted: what `quantize` would write.
+
+    Raises:
+        ValueError: If the shape lacks the format's axis, or holds no weights.
+    """
+    if math.prod(shape) == 0:
+        raise ValueError(f"bits_per_weight: the shape {list(shape)} holds no weights.")
+    planned = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return effective_bits(jax.eval_shape(lambda x: quantize(x, format), planned))
+
+
+def sqnr(x: Float[Array, "*shape"], rounded: Float[Array, "*shape"] | Format) -> Float[Array, ""]:
+    r"""Signal to quantization noise, $10 \log_{10}(\sum x^2 / \sum (x - \hat x)^2)$, in dB.
+
+    Args:
+        x: What there was.
+        rounded: What became of it, or the format to round it to.
+    """
+    if isinstance(rounded, Format):
+        rounded = round_to_grid(x, rounded)
     x, rounded = x.astype(jnp.float32), rounded.astype(jnp.float32)
     return 10 * jnp.log10(jnp.sum(jnp.square(x)) / jnp.sum(jnp.square(x - rounded)))
 

@@ -13,20 +13,27 @@ from wlab.tree import Rules
 from wlab.tree.paths import Tree
 
 
-def quantize_tree(params: Tree, rules: Rules[Format | None], *, range_fn: RangeFn = absmax) -> Tree:
+def quantize_tree(
+    params: Tree,
+    rules: Rules[Format | None],
+    *,
+    range_fn: RangeFn = absmax,
+    key: jax.Array | None = None,
+) -> Tree:
     """Puts a QTensor in the place of each leaf whose rule names a format.
 
     Args:
         params: Any pytree. Under `jax.eval_shape` this is a dry run: count the bytes first.
         rules: `(regex, format)`; None leaves a leaf as it is.
         range_fn: See `quantize`.
+        key: Rounds by chance; each leaf draws with the key of its path.
 
     Raises:
         TypeError, ValueError: If a leaf cannot take its format, naming the leaf; see `resolve`.
     """
     leaves = tree.leaves(params)
     new = {
-        path: quantize(leaves[path], format, range_fn=range_fn)
+        path: quantize(leaves[path], format, range_fn=range_fn, key=leaf_key(key, path))
         for path, format in chosen_formats(rules, params).items()
     }
     return tree.replace(params, new)
@@ -46,6 +53,11 @@ def dequantize_tree(quantized: Tree) -> Tree:
         return dequantize(leaf)
 
     return jax.tree_util.tree_map_with_path(plain, quantized, is_leaf=is_qtensor)
+
+
+def leaf_key(key: jax.Array | None, path: str) -> jax.Array | None:
+    """The key that the leaf at `path` is rounded with, if it is by chance."""
+    return None if key is None else tree.path_key(key, path)
 
 
 def chosen_formats(
