@@ -1,4 +1,4 @@
-"""Prune any tree in one line: by layer, by one budget for the whole, or by Han's table.
+"""Prune any tree in one line: by layer, by one budget, by Han's table, or in patterns.
 
 Run     python -m experiments.examples.pruning
 Expect  21,776 of 266,200 weights by the table of Han et al. 2015; training: see own_loop.py
@@ -34,7 +34,24 @@ def main() -> None:
     pruned = pruning.prune(params, 0.08, HAN)
     print(pruning.report(pruned, HAN), end="\n\n")
 
-    # The same mask by hand: exactly k scores, in any shape, without a sort, also under jit.
+    # Or a pattern: two of four neighbouring inputs, tiles of 4 × 4 that stay or go whole.
+    rules = [
+        ("fc1/kernel", pruning.Neighbours(2, 4)),
+        ("fc2/kernel", pruning.Blocks(0.25, (4, 4))),
+        (".*", None),
+    ]
+    print(pruning.report(pruning.prune(params, 1.0, rules), rules), end="\n\n")
+
+    # The same rules while training: 4:4 falls to 3:4 and to 2:4 as the schedule goes.
+    weights = pruning.magnitude(pruning.cubic(1.0, 0.1, end=20), rules, every=10)
+    stored, state = weights.init(params, key)
+    for step in (0, 10, 20):  # after each step of the optimizer
+        state = weights.next_state(stored, None, state, step)
+        kept = int(pruning.unpack(state.masks["fc1/kernel"], SHAPES["fc1"])[:4, 0].sum())
+        print(f"after step {step:2} {kept}:4")
+    print()
+
+    # One mask by hand: exactly k scores, in any shape, without a sort, also under jit.
     kernel = params["fc2"]["kernel"]
     mask = pruning.topk_mask(jnp.abs(kernel), pruning.kept(kernel.size, 0.09))
     print("one mask is", pruning.pack(mask).nbytes, "bytes for", kernel.size, "weights")

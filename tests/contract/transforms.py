@@ -9,14 +9,19 @@ from toys import scaled
 import wlab
 from wlab import WeightTransform, chain, tree
 from wlab.pruning import (
+    Blocks,
+    Choice,
+    Neighbours,
     alternating,
     cubic,
     erk,
     evolutionary,
     globally,
     magnitude,
+    movement,
     oneshot,
     rigl,
+    soft_threshold,
     static,
     straight_through,
 )
@@ -32,6 +37,12 @@ def kernels(f: Framework) -> tree.Rules[bool]:
 
 def _pruned(f: Framework) -> WeightTransform:
     return magnitude(cubic(1.0, 0.3, end=2), kernels(f), every=1)
+
+
+def _patterns(f: Framework) -> tree.Rules[Choice]:
+    """Groups along one kernel, tiles in another, a share of the third."""
+    first, second = map(re.escape, f.tie)
+    return [(first, Neighbours(1, 4)), (second, Blocks(0.3, (4, 2))), *kernels(f)]
 
 
 def _moving(f: Framework) -> WeightTransform:
@@ -70,11 +81,18 @@ TRANSFORMS: dict[str, Callable[[Framework], WeightTransform]] = {
     "dense and sparse in turn": lambda f: alternating(
         0.3, kernels(f), warmup=1, sparse=1, dense=1, end=9
     ),
+    "patterns": lambda f: magnitude(cubic(1.0, 0.3, end=2), _patterns(f), every=1),
+    "patterns straight through": lambda f: straight_through(
+        cubic(1.0, 0.3, end=2), _patterns(f), storage="int8"
+    ),
     "straight through": lambda f: straight_through(cubic(1.0, 0.3, end=2), kernels(f)),
+    "movement": lambda f: movement(cubic(1.0, 0.3, end=2), kernels(f)),
+    "soft threshold": lambda f: soft_threshold(kernels(f), start=-3.0),
     "fake_quant int4": _quantized,
     "fake_quant int8 clipped, late": lambda f: fake_quant(
         int8(), kernels(f), gradient="clipped", begin=2
     ),
+    "fake_quant stochastic": lambda f: fake_quant(int4(group_size=12), kernels(f), stochastic=True),
     "tie": _tied,
     "scaled": lambda f: scaled(kernels(f)),
     "prune + quant + tie": lambda f: chain(prune=_pruned(f), quant=_quantized(f), tie=_tied(f)),

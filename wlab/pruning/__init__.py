@@ -23,8 +23,10 @@ from wlab.pruning.forms import NM as NM
 from wlab.pruning.forms import Bitmask as Bitmask
 from wlab.pruning.forms import Form as Form
 from wlab.pruning.forms import packed_bytes as packed_bytes
+from wlab.pruning.groups import nm_mask as nm_mask
 from wlab.pruning.magnitude import MagnitudeState as MagnitudeState
 from wlab.pruning.magnitude import magnitude as magnitude
+from wlab.pruning.movement import movement as movement
 from wlab.pruning.oneshot import masks_of as masks_of
 from wlab.pruning.oneshot import prune as prune
 from wlab.pruning.oneshot import report as report
@@ -43,12 +45,12 @@ from wlab.pruning.packed_schema import to_arrays as to_arrays
 from wlab.pruning.packed_trees import compress_tree as compress_tree
 from wlab.pruning.packed_trees import decompress_tree as decompress_tree
 from wlab.pruning.packed_trees import is_sparse as is_sparse
+from wlab.pruning.patterns import Blocks as Blocks
 from wlab.pruning.patterns import Neighbours as Neighbours
 from wlab.pruning.patterns import Pattern as Pattern
 from wlab.pruning.patterns import PerLeaf as PerLeaf
 from wlab.pruning.patterns import PerOutput as PerOutput
 from wlab.pruning.patterns import chosen as chosen
-from wlab.pruning.patterns import nm_mask as nm_mask
 from wlab.pruning.schedules import Schedule as Schedule
 from wlab.pruning.schedules import constant as constant
 from wlab.pruning.schedules import cubic as cubic
@@ -62,7 +64,10 @@ from wlab.pruning.selection import kth_threshold as kth_threshold
 from wlab.pruning.selection import topk_mask as topk_mask
 from wlab.pruning.selection import topk_masks as topk_masks
 from wlab.pruning.sensitivity import sensitivity as sensitivity
+from wlab.pruning.shares import Choice as Choice
 from wlab.pruning.shares import Share as Share
+from wlab.pruning.soft import soft_threshold as soft_threshold
+from wlab.pruning.soft import soft_thresholded as soft_thresholded
 from wlab.pruning.sparsegpt import SparseGPT as SparseGPT
 from wlab.pruning.sparsegpt import sparsegpt as sparsegpt
 from wlab.pruning.sparsity import leaf_sparsity as leaf_sparsity
@@ -70,6 +75,8 @@ from wlab.pruning.sparsity import sparsity_report as sparsity_report
 from wlab.pruning.sparsity import sparsity_table as sparsity_table
 from wlab.pruning.static import static as static
 from wlab.pruning.straight import straight_through as straight_through
+from wlab.pruning.tiles import tile_mask as tile_mask
+from wlab.pruning.tiles import tile_scores as tile_scores
 from wlab.pruning.units import UnitScores as UnitScores
 from wlab.pruning.units import best_units as best_units
 from wlab.pruning.units import unit_scores as unit_scores

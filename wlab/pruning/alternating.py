@@ -35,7 +35,7 @@ def alternating(
 
     Args:
         density: The fraction kept in sparse phases.
-        rules: As in `magnitude`.
+        rules: As in `magnitude`, without patterns.
         warmup: Dense steps before the first sparse phase.
         sparse: Steps of a sparse phase.
         dense: Steps of a dense phase.

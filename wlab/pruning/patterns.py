@@ -1,18 +1,20 @@
-"""Which entries compete for a place: all of a leaf, those of one output, or a few neighbours."""
+"""Which entries compete for a place: all of a leaf, of one output, a few neighbours, or tiles."""
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Float32
 
-from wlab.pruning.budget import kept, refuse_bad_density
-from wlab.pruning.order import ordered_keys
+from wlab.pruning.allocation import Shape
+from wlab.pruning.budget import Count, Density, kept, refuse_bad_density
+from wlab.pruning.groups import Remainder, nm_mask, refuse_bad_groups
 from wlab.pruning.selection import topk_mask
+from wlab.pruning.shards import gathered, placed_as
+from wlab.pruning.tiles import ShortTiles, number_of_tiles, refuse_bad_tiles, tile_mask
 
-Remainder = Literal["refuse", "dense", "share"]
 Scores: TypeAlias = Float[Array, "*batch inputs outputs"]
 Mask: TypeAlias = Bool[Array, "*batch inputs outputs"]
 
@@ -28,7 +30,7 @@ class PerLeaf:
         ValueError: If the density is outside [0, 1].
     """
 
-    density: float
+    density: Density
 
     def __post_init__(self) -> None:
         refuse_bad_density(self.density)
@@ -45,7 +47,7 @@ class PerOutput:
         ValueError: If the density is outside [0, 1].
     """
 
-    density: float
+    density: Density
 
     def __post_init__(self) -> None:
         refuse_bad_density(self.density)
@@ -69,20 +71,60 @@ class Neighbours:
     remainder: Remainder = "refuse"
 
     def __post_init__(self) -> None:
-        _refuse_bad_groups(self.keep, self.of)
+        refuse_bad_groups(self.keep, self.of)
 
 
-Pattern: TypeAlias = PerLeaf | PerOutput | Neighbours
-"""Which entries of a leaf, as a matrix of inputs by outputs, compete for a place."""
+@dataclass(frozen=True)
+class Blocks:
+    """Tiles of a leaf compete, by the sum of squares of their scores, and stay or go whole.
+
+    Attributes:
+        density: The fraction of the leaf's tiles that is kept, of a stack those of all matrices.
+        shape: Inputs and outputs of a tile.
+        remainder: What becomes of short tiles at the end, as in `tile_mask`.
+
+    Raises:
+        ValueError: If the density is outside [0, 1], or a tile has no entry.
+    """
+
+    density: Density
+    shape: tuple[int, int]
+    remainder: ShortTiles = "refuse"
+
+    def __post_init__(self) -> None:
+        refuse_bad_density(self.density)
+        refuse_bad_tiles(self.shape)
 
 
-def chosen(pattern: Pattern, scores: Scores) -> Mask:
+Pattern: TypeAlias = PerLeaf | PerOutput | Neighbours | Blocks
+"""Which entries of a leaf, as a matrix of inputs by outputs, compete for a place.
+
+A leaf's last two axes are inputs and outputs; those before them count matrices. So a kernel of a
+convolution (height, width, inputs, outputs) has its neighbours along the inputs at one place.
+"""
+
+
+def chosen(pattern: Pattern, scores: Scores, *, places: Count | None = None) -> Mask:
     """The entries of a matrix that stay; of a stack, those of each matrix by itself.
 
-    A stack is a loop, so that what choosing needs is in memory for one matrix at a time.
+    The tiles of `Blocks` are those of the whole stack. For the densities a stack is a loop, so
+    that what choosing needs is in memory for one matrix at a time.
+
+    Args:
+        pattern: Which entries compete.
+        scores: Larger is kept.
+        places: How many stay of those that compete, instead of the pattern's own number.
     """
-    matrices = scores.reshape(-1, *scores.shape[-2:])
-    return lax.map(lambda matrix: chosen_rows(pattern, matrix), matrices).reshape(scores.shape)
+    k = places_of(pattern, scores.shape) if places is None else places
+    match pattern:
+        case Neighbours(of=of, remainder=remainder):
+            return _neighbours(scores, keep=k, of=of, axis=-2, remainder=remainder)
+        case Blocks(shape=shape, remainder=remainder):
+            return _tiles(scores, k, shape=shape, remainder=remainder)
+        case PerLeaf():
+            return _matrices(scores, k)
+        case PerOutput():
+            return _outputs(scores, k)
 
 
 def chosen_rows(
@@ -92,76 +134,74 @@ def chosen_rows(
 
     If all rows have had their turn, block by block, densities are met exactly.
     """
+    if isinstance(pattern, Neighbours):
+        return chosen(pattern, scores)
     rows, outputs = scores.shape
-    stop = start + rows
+    before = places_of(pattern, (start, outputs))
+    return chosen(pattern, scores, places=places_of(pattern, (start + rows, outputs)) - before)
+
+
+def places_of(pattern: Pattern, shape: Shape) -> Count:
+    """How many stay of those that compete: entries of a matrix, output or group, tiles of all."""
     match pattern:
         case PerLeaf(density):
-            return topk_mask(scores, kept(stop * outputs, density) - kept(start * outputs, density))
+            return kept(shape[-2] * shape[-1], density)
         case PerOutput(density):
-            k = kept(stop, density) - kept(start, density)
-            return jax.vmap(lambda column: topk_mask(column, k), in_axes=-1, out_axes=-1)(scores)
-        case Neighbours(keep, of, remainder):
-            return nm_mask(scores, keep=keep, of=of, axis=0, remainder=remainder)
+            return kept(shape[-2], density)
+        case Neighbours(keep=keep):
+            return keep
+        case Blocks(density, tile):
+            return kept(number_of_tiles(tile, shape), density)
 
 
-def nm_mask(
-    scores: Float[Array, "*shape"],
-    *,
-    keep: int,
-    of: int,
-    axis: int = -1,
-    remainder: Remainder = "refuse",
-) -> Bool[Array, "*shape"]:
-    """Keeps the `keep` largest of every `of` neighbours along an axis; 2:4 is `keep=2, of=4`.
+def places_on_the_way(pattern: Pattern, shape: Shape, progress: Float32[Array, ""]) -> Count:
+    """As `places_of`, when a part of the pruning is done, from 0 (all stay) to 1.
 
-    Exact in every group; ties go to the lower index, NaN ranks first. Nothing is sorted: each
-    entry counts the neighbours that go before it.
-
-    Args:
-        scores: Larger is kept.
-        keep: Entries kept of each group.
-        of: Neighbours in a group.
-        axis: Along which neighbours stand: the one that is summed over, for hardware.
-        remainder: What becomes of a last group of r < `of` entries: an error, all of it kept,
-            or ⌈keep · r / of⌉ of it kept.
-
-    Raises:
-        ValueError: If `keep` is not from 0 to `of`, or `of` does not divide the axis and
-            `remainder` is "refuse".
-        TypeError: If the scores are not float32, bfloat16 or float16.
-
-    Reference:
-        Mishra et al. 2021 (arXiv:2104.08378).
+    A density is 1 − (1 − density) · progress; N:M keeps keep + ⌈(of − keep) · (1 − progress)⌉,
+    where a thousandth more than a whole number is that number.
     """
-    _refuse_bad_groups(keep, of)
-    moved = jnp.moveaxis(scores, axis, -1)
-    rest = moved.shape[-1] % of
-    if rest and remainder == "refuse":
+    if isinstance(pattern, Neighbours):
+        more = (pattern.of - pattern.keep) * (1 - jnp.clip(progress, 0, 1))
+        return pattern.keep + jnp.ceil(more - 1e-3).astype(jnp.int32)
+    return places_of(replace(pattern, density=1 - (1 - pattern.density) * progress), shape)
+
+
+def refuse_misfit(pattern: Pattern, shape: Shape) -> None:
+    """Raises a ValueError if a leaf of a shape cannot have a pattern."""
+    if len(shape) < 2:
         raise ValueError(
-            f"nm_mask: groups of {of} do not divide an axis of {moved.shape[-1]}. Choose another "
-            'axis, or remainder="dense" or "share".'
+            f"it is no matrix, which {pattern} needs. Give it a density, or leave it out by a rule."
         )
-    whole = moved.shape[-1] - rest
-    groups = moved[..., :whole].reshape(*moved.shape[:-1], whole // of, of)
-    mask = _largest(groups, keep).reshape(*moved.shape[:-1], whole)
-    if rest:
-        kept = rest if remainder == "dense" else -(-keep * rest // of)
-        mask = jnp.concatenate([mask, _largest(moved[..., whole:], kept)], axis=-1)
-    return jnp.moveaxis(mask, -1, axis)
+    inputs, outputs = shape[-2:]
+    match pattern:
+        case Neighbours(of=of, remainder="refuse") if inputs % of:
+            raise ValueError(
+                f"groups of {of} do not divide {inputs} inputs, its last axis but one. Choose "
+                'another `of`, or remainder="dense" or "share".'
+            )
+        case Blocks(shape=(high, wide), remainder="refuse") if inputs % high or outputs % wide:
+            raise ValueError(
+                f"tiles of {high} × {wide} do not divide {inputs} inputs × {outputs} outputs, its "
+                'last two axes. Choose another shape, or remainder="share".'
+            )
 
 
-def _largest(groups: Float[Array, "*groups of"], keep: int) -> Bool[Array, "*groups of"]:
-    """The largest of the last axis, by counting for each entry those that go before it."""
-    keys, size = ordered_keys(groups), groups.shape[-1]
-    place = lax.broadcasted_iota(jnp.int32, keys.shape, keys.ndim - 1)
-    before = jnp.zeros(keys.shape, jnp.int8 if size < 128 else jnp.int32)
-    for j in range(size):
-        other = keys[..., j : j + 1]
-        ahead = (other > keys) | ((other == keys) & (place > j))
-        before = before + ahead.astype(before.dtype)
-    return before < keep
+def _best_of_matrices(scores: Scores, k: Count) -> Mask:
+    if scores.ndim == 2:
+        return topk_mask(scores, k)
+    stack = gathered(scores, range(scores.ndim - 2)).reshape(-1, *scores.shape[-2:])
+    masks = lax.map(lambda matrix: topk_mask(matrix, k), stack)
+    return placed_as(masks.reshape(scores.shape), scores)
 
 
-def _refuse_bad_groups(keep: int, of: int) -> None:
-    if of < 1 or not 0 <= keep <= of:
-        raise ValueError(f"N:M keeps 0 to `of` of every `of` >= 1 neighbours, got {keep} of {of}.")
+def _best_of_outputs(scores: Scores, k: Count) -> Mask:
+    # Where an axis is mapped over, explicit mesh axes may split no other.
+    stack = gathered(scores, range(scores.ndim)).reshape(-1, *scores.shape[-2:])
+    columns = jax.vmap(lambda column: topk_mask(column, k), in_axes=-1, out_axes=-1)
+    return placed_as(lax.map(columns, stack).reshape(scores.shape), scores)
+
+
+# Compiled once for all numbers of places, also where the caller does not compile.
+_matrices, _outputs = jax.jit(_best_of_matrices), jax.jit(_best_of_outputs)
+_neighbours = jax.jit(nm_mask, static_argnames=("of", "axis", "remainder"))
+_tiles = jax.jit(tile_mask, static_argnames=("shape", "remainder"))

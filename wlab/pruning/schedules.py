@@ -47,6 +47,11 @@ class Schedule:
         is_turn = (elapsed % every == 0) | (step == self.end)
         return is_turn & (elapsed >= 0) & (step <= self.end)
 
+    def is_open(self, step: StepLike, every: int) -> Bool[Array, ""]:
+        """As `is_due`, but with every so often going on after `end`: for masks that stay open."""
+        elapsed = jnp.asarray(step) - self.begin
+        return (elapsed >= 0) & ((elapsed % every == 0) | (step == self.end))
+
 
 def constant(density: Density) -> Schedule:
     """Prunes to `density` after the first step, once.

@@ -12,27 +12,51 @@ from wlab import tree
 from wlab.pruning.allocation import Allocation, Budget, Shape
 from wlab.pruning.budget import Density, kept, refuse_bad_density
 from wlab.pruning.order import key_bits
+from wlab.pruning.patterns import Pattern, refuse_misfit
 from wlab.transform import Params
 
 Share: TypeAlias = Density | bool | None
 """True: pruned, within the allocation. A density: pruned to its own. None, False: left alone."""
+
+Choice: TypeAlias = Share | Pattern
+"""A share, or which entries of a leaf compete: `Neighbours(2, 4)`."""
 
 
 def pruned_shares(rules: tree.Rules[Share], params: Params, *, purpose: str) -> dict[str, Density]:
     """The shares of the leaves that are pruned, by path: True or a density each.
 
     Raises:
-        ValueError: If a leaf has no rule, a rule no leaf, no leaf is selected, or a density is
-            outside [0, 1].
+        ValueError: If a leaf has no rule, a rule no leaf, no leaf is selected, a density is
+            outside [0, 1], or a leaf has a pattern.
         TypeError: If a selected leaf is not float32, bfloat16 or float16.
     """
-    shares = tree.resolve(rules, params, purpose=purpose)
-    pruned = {path: share for path, share in shares.items() if is_pruned(share)}
+    choices = pruned_choices(rules, params, purpose=purpose)
+    for path, choice in choices.items():
+        if isinstance(choice, Pattern):
+            raise ValueError(
+                f"{purpose}: leaf {path!r} has {choice}, but {purpose} knows no patterns. Give it "
+                "True or a density; `prune`, `magnitude` and `straight_through` take patterns."
+            )
+    return choices
+
+
+def pruned_choices(
+    rules: tree.Rules[Choice], params: Params, *, purpose: str
+) -> dict[str, Density | Pattern]:
+    """What is said of each leaf that is pruned, by path: True, a density or a pattern.
+
+    Raises:
+        ValueError: If a leaf has no rule, a rule no leaf, no leaf is selected, a density is
+            outside [0, 1], or a pattern does not fit its leaf.
+        TypeError: If a selected leaf is not float32, bfloat16 or float16.
+    """
+    choices = tree.resolve(rules, params, purpose=purpose)
+    pruned = {path: choice for path, choice in choices.items() if is_pruned(choice)}
     if not pruned:
-        raise ValueError(f"{purpose}: the rules select none of the leaves {list(shares)}.")
+        raise ValueError(f"{purpose}: the rules select none of the leaves {list(choices)}.")
     named = tree.leaves(params)
-    for path, share in pruned.items():
-        refuse_bad_density(share, f"density of {path!r}")
+    for path, choice in pruned.items():
+        _refuse_bad_choice(choice, path, jnp.shape(named[path]), purpose)
         try:
             key_bits(jnp.result_type(named[path]))
         except TypeError as error:
@@ -40,7 +64,7 @@ def pruned_shares(rules: tree.Rules[Share], params: Params, *, purpose: str) -> 
     return pruned
 
 
-def is_pruned(share: Share) -> bool:
+def is_pruned(share: Choice) -> bool:
     """Whether a share is anything but None or False; a density of 0 is."""
     return share is not None and share is not False
 
@@ -61,6 +85,15 @@ def budgets(
     shared = {path: shapes[path] for path in shares if path not in own}
     alone = [Budget((path,), kept(math.prod(shapes[path]), d)) for path, d in own.items()]
     return alone + (allocation(shared, density) if shared else [])
+
+
+def _refuse_bad_choice(choice: Choice, path: str, shape: Shape, purpose: str) -> None:
+    if not isinstance(choice, Pattern):
+        return refuse_bad_density(choice, f"density of {path!r}")
+    try:
+        return refuse_misfit(choice, shape)
+    except ValueError as error:
+        raise ValueError(f"{purpose}: leaf {path!r} of shape {shape}: {error}") from None
 
 
 def _is_matrix(leaf: Array) -> bool:

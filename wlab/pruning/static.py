@@ -28,7 +28,7 @@ def static(
     Args:
         density: The fraction kept; None begins with the zeros found in the weights, and keeps
             those: from a sparse checkpoint, or a lottery ticket.
-        rules: As in `magnitude`.
+        rules: As in `magnitude`, without patterns.
         allocation: As in `magnitude`.
         storage: As in `magnitude`.
 

@@ -7,17 +7,17 @@ from wlab import tree
 from wlab.pruning.allocation import Allocation, uniform
 from wlab.pruning.bits import Storage
 from wlab.pruning.budget import Density
-from wlab.pruning.choosing import budgets_at, largest
+from wlab.pruning.choosing import masks_at
 from wlab.pruning.magnitude import MagnitudeState
 from wlab.pruning.masking import packed, through
 from wlab.pruning.schedules import Schedule, constant
-from wlab.pruning.shares import Share, pruned_shares
+from wlab.pruning.shares import Choice, pruned_choices
 from wlab.transform import Key, Params, Step, WeightTransform
 
 
 def straight_through(
     density: Density | Schedule,
-    rules: tree.Rules[Share],
+    rules: tree.Rules[Choice],
     *,
     every: int = 1,
     allocation: Allocation = uniform,
@@ -30,7 +30,7 @@ def straight_through(
 
     Args:
         density: A schedule, or the fraction that is shown after the first step.
-        rules: As in `magnitude`.
+        rules: As in `magnitude`; patterns are chosen anew each time, and reached as there.
         every: Steps between choices, also after the schedule's end.
         allocation: As in `magnitude`.
         storage: As in `magnitude`.
@@ -40,7 +40,8 @@ def straight_through(
         TypeError: As `magnitude`.
 
     Reference:
-        Bengio et al. 2013 (arXiv:1308.3432); as pruning Lin et al. 2020 (arXiv:2006.07253).
+        Bengio et al. 2013 (arXiv:1308.3432); as pruning Lin et al. 2020 (arXiv:2006.07253); of
+        N:M Zhou et al. 2021 (arXiv:2102.04010), without the decay of what is hidden, SR-STE.
     """
     if every < 1:
         raise ValueError(
@@ -50,27 +51,24 @@ def straight_through(
 
     def init(params: Params, key: Key) -> tuple[Params, MagnitudeState]:
         del key
-        shares = pruned_shares(rules, params, purpose="straight_through")
+        choices = pruned_choices(rules, params, purpose="straight_through")
         leaves = tree.leaves(params)
-        masks = {path: jnp.ones(jnp.shape(leaves[path]), bool) for path in shares}
+        masks = {path: jnp.ones_like(leaves[path], dtype=bool) for path in choices}
         return params, MagnitudeState(packed(masks, storage))
 
     def update(
         stored: Params, grads: Params | None, state: MagnitudeState, step: Step
     ) -> MagnitudeState:
         del grads
-        shares = pruned_shares(rules, stored, purpose="straight_through")
+        choices = pruned_choices(rules, stored, purpose="straight_through")
         leaves = tree.leaves(stored)
 
         def choose() -> MagnitudeState:
-            shapes = {path: leaves[path].shape for path in shares}
-            due = budgets_at(step, schedule, shares, shapes, allocation)
-            sizes = {path: jnp.abs(leaves[path]) for path in shares}
-            return MagnitudeState(packed(largest(sizes, due), storage))
+            sizes = {path: jnp.abs(leaves[path]) for path in choices}
+            masks = masks_at(step, schedule, sizes, choices, allocation)
+            return MagnitudeState(packed(masks, storage))
 
-        elapsed = jnp.asarray(step) - schedule.begin
-        is_due = (elapsed >= 0) & ((elapsed % every == 0) | (step == schedule.end))
-        return jax.lax.cond(is_due, choose, lambda: state)
+        return jax.lax.cond(schedule.is_open(step, every), choose, lambda: state)
 
     return WeightTransform(
         init,
