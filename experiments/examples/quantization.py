@@ -40,9 +40,23 @@ def main() -> None:
         print(f"{name:15}{bits:6.2f} bits{float(quantization.sqnr(w, format)):6.1f} dB")
 
     # In training the model sees the grid while full weights are stored and updated.
-    grid = quantization.fake_quant(quantization.int2(group_size=32), [(".*", True)])
+    int2 = quantization.int2(group_size=32)
+    fixed = quantization.fake_quant(int2, [(".*", True)])
+    print("int2, by absmax:", end=" ")
+    trained(fixed, params, x, y)
+
+    # The scales can be learned too. What was trained is packed, bit for bit.
+    learned = quantization.lsq(int2, [(".*", True)])
+    print("int2, learned scales:", end=" ")
+    stored, state = trained(learned, params, x, y)
+    packed = quantization.lsq_quantized(stored, state, int2, [(".*", True)])
+    print(f"packed: error {error(quantization.dequantize_tree(packed), x, y):.4f}")
+
+
+def trained(grid, params, x, y):
+    """Stored weights and state after 300 steps on what a transform shows; prints both errors."""
     stored, state = grid.init(params, jax.random.key(1))
-    print(f"int2 error {error(grid.finalize(stored, state), x, y):.4f}, then trained:", end=" ")
+    print(f"error {error(grid.finalize(stored, state), x, y):.4f}, then trained:", end=" ")
     tx = optax.adam(1e-3)
     opt = tx.init(stored)
 
@@ -55,6 +69,7 @@ def main() -> None:
     for step in range(300):
         stored, opt = train(stored, opt, step)
     print(f"{error(grid.finalize(stored, state), x, y):.4f}")
+    return stored, state
 
 
 def error(params, x, y):

@@ -25,7 +25,7 @@ from wlab.pruning import (
     static,
     straight_through,
 )
-from wlab.quantization import dequantize, fake_quant, int4, int8, quantize
+from wlab.quantization import dequantize, fake_quant, int4, int8, lsq, quantize
 from wlab.transfer import Adapter, Base, dora, freeze, gaussian, lora, pissa
 from wlab.tying import Tie, tie
 
@@ -93,6 +93,11 @@ TRANSFORMS: dict[str, Callable[[Framework], WeightTransform]] = {
         int8(), kernels(f), gradient="clipped", begin=2
     ),
     "fake_quant stochastic": lambda f: fake_quant(int4(group_size=12), kernels(f), stochastic=True),
+    "lsq int4 groups": lambda f: lsq(int4(group_size=12), kernels(f)),
+    "lsq asymmetric, late": lambda f: lsq(
+        int4(symmetric=False), kernels(f), begin=2, stages=[(8, 3)]
+    ),
+    "prune + lsq": lambda f: chain(prune=_pruned(f), quant=lsq(int4(), kernels(f), begin=3)),
     "tie": _tied,
     "scaled": lambda f: scaled(kernels(f)),
     "prune + quant + tie": lambda f: chain(prune=_pruned(f), quant=_quantized(f), tie=_tied(f)),

@@ -32,10 +32,11 @@ def by_hand(params, masks, k: int):
 def test_fifteen_rounds_are_nested_exact_and_the_largest_of_what_is_left():
     masks = tickets.all_kept(weights(0), RULES)
     assert total(masks) == 900 and set(masks) == {"a", "b"}
+    run = jax.jit(lambda p, m, d: tickets.next_masks(p, m, d, RULES, allocation=globally))
     for r in range(1, 16):
         params = weights(r)  # not zero where the mask is: it is the mask that says what is gone
-        density = 0.8**r
-        new = tickets.next_masks(params, masks, density, RULES, allocation=globally)
+        density = jnp.float32(0.8**r)
+        new = run(params, masks, density)
         for name, mask in by_hand(params, masks, int(kept(900, density))).items():
             np.testing.assert_array_equal(new[name], mask)
             assert not (np.asarray(new[name]) & ~np.asarray(masks[name])).any()

@@ -15,6 +15,8 @@ from wlab.calibration.second_order import inverse_factor as inverse_factor
 from wlab.calibration.second_order import refuse_bad_damping as refuse_bad_damping
 from wlab.calibration.statistics import Gram as Gram
 from wlab.calibration.statistics import Squares as Squares
+from wlab.calibration.statistics import Sums as Sums
 from wlab.calibration.statistics import absmax as absmax
 from wlab.calibration.statistics import gram as gram
+from wlab.calibration.statistics import mean as mean
 from wlab.calibration.statistics import squares as squares

@@ -33,6 +33,23 @@ class Squares(NamedTuple):
     rows: Int32[Array, "*batch"]
 
 
+class Sums(NamedTuple):
+    """Sums over rows.
+
+    Attributes:
+        sums: Σx of each input.
+        rows: How many there were.
+    """
+
+    sums: Float[Array, "*batch features"]
+    rows: Int32[Array, "*batch"]
+
+    @property
+    def mean(self) -> Float[Array, "*batch features"]:
+        """Of each input over all rows; NaN if there were none."""
+        return self.sums / self.rows[..., None].astype(jnp.float32)
+
+
 Rows = Shaped[Array, "*batch rows features"]
 
 
@@ -44,6 +61,11 @@ def gram() -> Statistic:
 def squares() -> Statistic:
     """Σx² of each input and the number of rows: what Wanda needs."""
     return Statistic(_squares)
+
+
+def mean() -> Statistic:
+    """Σx of each input and the number of rows, in float32: what bias correction needs."""
+    return Statistic(_sums)
 
 
 def absmax() -> Statistic:
@@ -60,6 +82,10 @@ def _gram(x: Rows) -> Gram:
 def _squares(x: Rows) -> Squares:
     x = x.astype(jnp.float32)
     return Squares(jnp.sum(x * x, axis=-2), _rows(x))
+
+
+def _sums(x: Rows) -> Sums:
+    return Sums(jnp.sum(x.astype(jnp.float32), axis=-2), _rows(x))
 
 
 def _rows(x: Rows) -> Int32[Array, "*batch"]:

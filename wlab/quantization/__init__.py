@@ -1,9 +1,15 @@
 """Weights in few bits: formats, quantized arrays as pytree nodes, and training that knows."""
 
 from wlab.quantization import presets as presets
+from wlab.quantization.activations import Clip as Clip
+from wlab.quantization.activations import fake_quant_inputs as fake_quant_inputs
+from wlab.quantization.activations import levels_of as levels_of
+from wlab.quantization.activations import pact as pact
+from wlab.quantization.adaround_core import adaround_core as adaround_core
 from wlab.quantization.arrays import dequantize as dequantize
 from wlab.quantization.arrays import quantize as quantize
 from wlab.quantization.arrays import round_to_grid as round_to_grid
+from wlab.quantization.bias import bias_correction as bias_correction
 from wlab.quantization.codebooks import Codebook as Codebook
 from wlab.quantization.fake import fake_quant as fake_quant
 from wlab.quantization.floats import Floats as Floats
@@ -20,9 +26,19 @@ from wlab.quantization.gptq import gptq as gptq
 from wlab.quantization.gptq_core import activity_order as activity_order
 from wlab.quantization.gptq_core import gptq_core as gptq_core
 from wlab.quantization.grids import Integers as Integers
+from wlab.quantization.hqq import hqq as hqq
+from wlab.quantization.lsq import LSQState as LSQState
+from wlab.quantization.lsq import lsq as lsq
+from wlab.quantization.lsq import lsq_quantized as lsq_quantized
+from wlab.quantization.lsq_core import LearnedGrid as LearnedGrid
+from wlab.quantization.lsq_core import in_bits as in_bits
+from wlab.quantization.lsq_core import learned_quantize as learned_quantize
+from wlab.quantization.lsq_core import learned_round as learned_round
+from wlab.quantization.lsq_core import start_grid as start_grid
 from wlab.quantization.packing import pack as pack
 from wlab.quantization.packing import packed_length as packed_length
 from wlab.quantization.packing import unpack as unpack
+from wlab.quantization.percentiles import percentile as percentile
 from wlab.quantization.presets import NF4 as NF4
 from wlab.quantization.presets import bfloat16 as bfloat16
 from wlab.quantization.presets import binary as binary
@@ -56,6 +72,7 @@ from wlab.quantization.qtensor import is_qtensor as is_qtensor
 from wlab.quantization.ranges import RangeFn as RangeFn
 from wlab.quantization.ranges import absmax as absmax
 from wlab.quantization.ranges import absmean as absmean
+from wlab.quantization.ranges import lp as lp
 from wlab.quantization.ranges import mse as mse
 from wlab.quantization.report import bits_per_weight as bits_per_weight
 from wlab.quantization.report import effective_bits as effective_bits

@@ -70,11 +70,9 @@ def absmean(x: Blocks, axes: Axes, format: Format) -> tuple[Blocks, Blocks]:
 
 
 def mse(grid: Sequence[float] = SHRINK) -> RangeFn:
-    r"""The `absmax` range times the factor of the least squared error, for each block.
+    r"""The `absmax` range times the factor of the least squared error, for each block: `lp(2)`.
 
-    $c^\* = \arg\min_c \sum_i (w_i - Q_c(w_i))^2$ over the grid; the first of equals wins, and
-    1 is always tried first, so no block is worse than under `absmax`. Two factors whose errors
-    agree to rounding may be told apart differently by differently compiled programs.
+    $c^\* = \arg\min_c \sum_i (w_i - Q_c(w_i))^2$.
 
     Args:
         grid: Factors in (0, 1].
@@ -82,9 +80,31 @@ def mse(grid: Sequence[float] = SHRINK) -> RangeFn:
     Raises:
         ValueError: If a factor is out of range.
     """
+    return lp(2, grid)
+
+
+def lp(power: float | int, grid: Sequence[float] = SHRINK) -> RangeFn:
+    r"""The `absmax` range times the factor of the least error to a power, for each block.
+
+    $c^\* = \arg\min_c \sum_i |w_i - Q_c(w_i)|^p$ over the grid; the first of equals wins, and
+    1 is always tried first, so no block is worse than under `absmax`. Two factors whose errors
+    agree to rounding may be told apart differently by differently compiled programs.
+
+    Args:
+        power: p, above 0: the larger, the more the largest weights count. GPTQ's program has 2.4.
+        grid: Factors in (0, 1].
+
+    Raises:
+        ValueError: If the power or a factor is out of range.
+
+    Reference:
+        Nahshan et al. 2019 (arXiv:1911.07190): clipping by the least Lp norm of the error.
+    """
+    if not 0 < power < float("inf"):
+        raise ValueError(f"lp: power must be above 0 and finite, got {power}.")
     factors = np.asarray(grid, np.float32)
     if not np.all((factors > 0) & (factors <= 1)):
-        raise ValueError(f"mse: every factor must be in (0, 1], got {tuple(grid)}.")
+        raise ValueError(f"Every factor of a range must be in (0, 1], got {tuple(grid)}.")
 
     def range_fn(x: Blocks, axes: Axes, format: Format) -> tuple[Blocks, Blocks]:
         low, high = absmax(x, axes, format)
@@ -92,7 +112,9 @@ def mse(grid: Sequence[float] = SHRINK) -> RangeFn:
 
         def error(factor: Blocks) -> Blocks:
             rounded = nearest_values(x, fit(low * factor, high * factor, format, outer), format)
-            return jnp.sum(jnp.square(x - rounded), axes, keepdims=True)
+            lost = jnp.abs(x - rounded)
+            each = jnp.square(lost) if power == 2 else lost ** np.float32(power)
+            return jnp.sum(each, axes, keepdims=True)
 
         def try_next(best: tuple[Blocks, Blocks], factor: Blocks):
             factor = jnp.full_like(high, factor)
