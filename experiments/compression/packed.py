@@ -16,7 +16,7 @@ import safetensors.numpy
 
 from wlab import quantization, tree
 from wlab.checkpoint.atomic import written_whole
-from wlab.quantization import Format, QTensor
+from wlab.quantization import Format, Integers, QTensor
 
 
 def write_packed(path: Path, params: Any, formats: dict[str, Format]) -> int:
@@ -68,13 +68,14 @@ def _read_leaf(name: str, entry: dict[str, Any], arrays: dict[str, np.ndarray]) 
 
 
 def _describe(format: Format) -> dict[str, Any]:
-    if not format.grid.symmetric:
+    grid = format.grid
+    if not isinstance(grid, Integers) or not grid.symmetric:
         raise ValueError(
-            "write_packed: only symmetric formats, whose zero is one code, are packed."
+            "write_packed: only symmetric formats of integers, whose zero is one code, are packed."
         )
     return {
-        "bits": format.grid.bits,
-        "bound": format.grid.bound,
+        "bits": grid.bits,
+        "bound": grid.bound,
         "axis": format.axis,
         "group_size": format.group_size,
         "scale_dtype": format.scale_dtype,
