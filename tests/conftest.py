@@ -1,6 +1,7 @@
 """Eight CPU devices and the strictest settings JAX has, before any backend starts."""
 
 import os
+from collections import defaultdict
 from pathlib import Path
 
 # Tests compile much and compute little: half the time goes without LLVM's optimizations.
@@ -29,3 +30,16 @@ collect_ignore = [] if os.environ.get("WLAB_PEERS") else ["peers"]
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tells which files take the time: `make test` is to stay short."""
+    spent: defaultdict[str, float] = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                spent[report.location[0]] += report.duration
+    if sum(spent.values()) > 60:
+        terminalreporter.section("seconds a file")
+        for file, seconds in sorted(spent.items(), key=lambda pair: -pair[1])[:40]:
+            terminalreporter.line(f"{seconds:7.0f}  {file}")

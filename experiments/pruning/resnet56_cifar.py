@@ -14,7 +14,6 @@ Paper   Zhu & Gupta 2017 (arXiv:1710.01878) for the schedule; Li et al. 2017 (ar
 Expect  80 % of the weights: no loss worth naming; half of the multiply-adds: 2 to 3 points
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -23,17 +22,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from experiments import runner
+from experiments import resnet56, runner
 from experiments.kept import kept
-from wlab import data, graph, pretrained, pruning, training
+from wlab import data, graph, pruning
 from wlab.table import Table
-from wlab.transform import Params, WeightTransform, identity
+from wlab.transform import identity
 
 KERNELS = [(".*/kernel", True), (".*", None)]
 WITHIN = [(r".*/branch/conv_1/kernel:3", True), (".*", None)]  # the channels of a block alone
-_TOGETHER = 200  # images measured at once
 
 
 @dataclass(frozen=True)
@@ -77,28 +74,22 @@ ROWS = tuple(
 )
 
 
-class Net(NamedTuple):
-    """A network, whole or smaller: its weights and statistics, training and as it is used."""
-
-    leaves: dict[str, Any]
-    train: Callable[..., Any]
-    use: Callable[..., Any]
-
-
 def run(config: Config, directory: Path) -> dict[str, Any]:
     """The error of every row; what is in the directory already is not computed again."""
     sets = data.cifar10()
     test = data.take(sets.test, slice(0, config.test))
-    whole = cache(_whole)
+    whole = cache(resnet56.whole)
 
     def measure(row: Row) -> float:
-        return 100 * _error(_pruned(row, whole(), sets.train, config), test)
+        return 100 * resnet56.error(_pruned(row, whole(), sets.train, config), test)
 
     errors = {
         row.name: kept(directory / f"{row.name}.json", partial(measure, row), name="% wrong")
         for row in ROWS
     }
-    dense = kept(directory / "dense.json", lambda: 100 * _error(whole(), test), name="% wrong")
+    dense = kept(
+        directory / "dense.json", lambda: 100 * resnet56.error(whole(), test), name="% wrong"
+    )
     return {"dense": dense, "errors": errors}
 
 
@@ -111,20 +102,11 @@ def show(results: dict[str, Any]) -> str:
     return str(Table(("ResNet-56 on CIFAR-10", "% left", "% right"), tuple(rows)))
 
 
-def _whole() -> Net:
-    network = pretrained.network("resnet56-cifar10")
-
-    def apply(leaves: Params, images: jax.Array, *, train: bool) -> Any:
-        return network.model.apply(leaves["params"], images, leaves["state"], train=train)
-
-    leaves = {"params": network.params, "state": network.model_state}
-    return Net(leaves, partial(apply, train=True), partial(apply, train=False))
-
-
-def _pruned(row: Row, net: Net, train: data.Arrays, config: Config) -> Net:
+def _pruned(row: Row, net: resnet56.Net, train: data.Arrays, config: Config) -> resnet56.Net:
     params, key = net.leaves["params"], jax.random.key(config.seed)
+    tuning = resnet56.Tuning(config.steps, config.batch, config.rate, config.seed)
     if row.kind == "channels":
-        return _trained(_smaller(row, net, config), identity(), train, config)
+        return resnet56.trained(_smaller(row, net, config), identity(), train, tuning)
     if row.kind == "at once":
         pruned = pruning.prune(params, row.left, KERNELS)
         if row.by == "chance":
@@ -132,14 +114,14 @@ def _pruned(row: Row, net: Net, train: data.Arrays, config: Config) -> Net:
             pruned = pruning.tickets.rewound(params, masks)
         return net._replace(leaves=net.leaves | {"params": pruned})
     if row.by == "chance":
-        return _trained(
-            net, pruning.static(row.left, KERNELS, allocation=pruning.uniform), train, config
+        return resnet56.trained(
+            net, pruning.static(row.left, KERNELS, allocation=pruning.uniform), train, tuning
         )
     density = pruning.cubic(1.0, row.left, end=2 * config.steps // 3)
-    return _trained(net, pruning.magnitude(density, KERNELS, every=20), train, config)
+    return resnet56.trained(net, pruning.magnitude(density, KERNELS, every=20), train, tuning)
 
 
-def _smaller(row: Row, net: Net, config: Config) -> Net:
+def _smaller(row: Row, net: resnet56.Net, config: Config) -> resnet56.Net:
     """The network with the best channels, or with as many by chance in every layer."""
     images = jnp.zeros((config.batch, 32, 32, 3))
     training_groups = graph.groups(graph.read(net.train, net.leaves, images), loose=["1/.*"])
@@ -161,61 +143,11 @@ def _smaller(row: Row, net: Net, config: Config) -> Net:
     apart = graph.verify(groups, keep, net.leaves, jnp.asarray(_some_images(config)))
     print(f"{row.name}: {cost(keep) / cost({}):.3f} of the multiply-adds, {apart:.1e} from masked")
     small = graph.shrink(groups, keep)
-    return Net(small.params(net.leaves), graph.shrink(training_groups, keep).fn, small.fn)
+    return resnet56.Net(small.params(net.leaves), graph.shrink(training_groups, keep).fn, small.fn)
 
 
 def _some_images(config: Config) -> np.ndarray:
     return data.cifar10().test["image"][: config.batch].astype(np.float32) / 255
-
-
-def _trained(net: Net, weights: WeightTransform, train: data.Arrays, config: Config) -> Net:
-    """After `steps` of momentum SGD."""
-
-    def loss(params: Params, state: Any, batch: Any, key: Any) -> Any:
-        images = _cropped(batch["image"].astype(jnp.float32) / 255, key)
-        logits, state = net.train({"params": params, "state": state}, images)
-        sums = training.cross_entropy_sums(logits, batch["label"], jnp.ones(len(logits)))
-        return sums["loss"], (jnp.float32(len(logits)), state, {"error": sums["error"]})
-
-    rates = training.warmup_cosine(config.rate, warmup=config.steps // 20, steps=config.steps)
-    tx = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(rates, 0.9, nesterov=True))
-    state = training.init_state(
-        net.leaves["params"],
-        weights,
-        tx,
-        key=jax.random.key(config.seed),
-        model_state=net.leaves["state"],
-    )
-    step = training.compile_step(training.make_step(loss, weights, tx), state)
-    read = data.reader(train, config.batch, seed=config.seed)
-    state = training.fit(step, state, read, steps=config.steps)
-    seen = training.params_of(state, weights)
-    return net._replace(leaves={"params": seen, "state": state.model_state})
-
-
-def _cropped(images: jax.Array, key: Any) -> jax.Array:
-    """Each image mirrored or not, and moved by up to four pixels."""
-    key_side, key_place = jax.random.split(key)
-    side = jax.random.bernoulli(key_side, shape=(len(images), 1, 1, 1))
-    images = jnp.where(side, images[:, :, ::-1], images)
-    wide = jnp.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
-    places = jax.random.randint(key_place, (len(images), 2), 0, 9)
-
-    def cut(image: jax.Array, place: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice(image, (place[0], place[1], 0), images.shape[1:])
-
-    return jax.vmap(cut)(wide, places)
-
-
-def _error(net: Net, test: data.Arrays) -> float:
-    def metrics(leaves: Params, state: Any, batch: Any) -> Any:
-        del state
-        logits, _ = net.use(leaves, batch["image"].astype(jnp.float32) / 255)
-        sums = training.cross_entropy_sums(logits, batch["label"], batch["weight"])
-        return jnp.sum(batch["weight"]), sums
-
-    evaluate = training.make_evaluate(metrics)
-    return evaluate(net.leaves, (), data.padded_batches(test, _TOGETHER))["error"]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ largest inputs first; with zero points. It is calibrated and judged on stories t
 in float32 at temperature 1: judged on others than it is calibrated on.
 
 Run     python -m experiments.quantization.ptq_methods
-Cost    not measured as a whole; a run that is cut off goes on with the next figure
+Cost    8 core minutes for each of 27 figures of GPTQ; a run that is cut off goes on with the next
 Paper   Frantar et al. 2022 (arXiv:2210.17323), LLaMA-7B on WikiText-2: 5.68; 4 bits rounded 6.29,
         GPTQ 6.09; 3 bits 25.54 and 8.07, in groups of 128 6.61
 Expect  of what rounding loses GPTQ wins back 40 % at 4 bits and 60 % at 3
