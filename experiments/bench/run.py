@@ -19,7 +19,16 @@ from typing import Any
 
 import jax
 
-from experiments.bench import loading, memory, selection, shrinking, steps, traffic
+from experiments.bench import (
+    loading,
+    memory,
+    optimizer_8bit,
+    quantized_matmul,
+    selection,
+    shrinking,
+    steps,
+    traffic,
+)
 from experiments.bench.bench import Bench
 from experiments.runner import write_text
 from wlab.table import Table
@@ -53,6 +62,8 @@ def all_benches() -> list[Bench]:
         *shrinking.benches(),
         *memory.benches(network),
         *loading.benches(),
+        *quantized_matmul.benches(),
+        *optimizer_8bit.benches(optimizer_8bit.network()),
     ]
 
 

@@ -17,6 +17,14 @@ from wlab.checkpoint.steps import latest as latest
 from wlab.checkpoint.steps import steps as steps
 
 if TYPE_CHECKING:
+    from wlab.checkpoint.formats.compressed_tensors import Compressed as Compressed
+    from wlab.checkpoint.formats.compressed_tensors import Scheme as Scheme
+    from wlab.checkpoint.formats.compressed_tensors_files import (
+        load_compressed_tensors as load_compressed_tensors,
+    )
+    from wlab.checkpoint.formats.compressed_tensors_files import (
+        save_compressed_tensors as save_compressed_tensors,
+    )
     from wlab.checkpoint.formats.flax_msgpack_writing import save_msgpack as save_msgpack
     from wlab.checkpoint.formats.gguf_writing import save_gguf as save_gguf
     from wlab.checkpoint.formats.llama2c import open_llama2c as open_llama2c
@@ -38,6 +46,8 @@ if TYPE_CHECKING:
     from wlab.checkpoint.store import save as save
 
 _LAZY = {
+    "formats.compressed_tensors": ("Compressed", "Scheme"),
+    "formats.compressed_tensors_files": ("load_compressed_tensors", "save_compressed_tensors"),
     "formats.flax_msgpack_writing": ("save_msgpack",),
     "formats.gguf_writing": ("save_gguf",),
     "formats.llama2c": ("open_llama2c", "read_llama2c_tokenizer"),

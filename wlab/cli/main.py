@@ -27,9 +27,12 @@ VERBS = {
     "inspect": "list what is in a checkpoint",
     "merge": "several models made one",
     "perplexity": "how well a language model foretells a text",
+    "plan": "the bytes of a quantized file, before anything is read",
     "prune": "the smallest weights of a file set to zero",
+    "quantize": "the weights of a file in few bits",
     "sparsity": "what is left of a pruned network, and how alike two are",
     "train": "train, prune and quantize a reference network",
+    "verify": "what a quantized file has lost",
     "weights": "list real networks, fetch one, or show its leaves",
 }
 

@@ -40,8 +40,10 @@ def densified(source: Source) -> Source:
         ValueError: If the schema is damaged, or the file lacks an array that it needs.
     """
     from wlab.checkpoint.packed import SCHEMA, packed_schema
+    from wlab.cli.quantized_files import dequantized
     from wlab.pruning.packed_schema import PARTS
 
+    source = dequantized(source)
     schema = packed_schema(source)
     if schema is None:
         return source

@@ -30,6 +30,14 @@ from wlab.graph.product import matmul as matmul
 from wlab.graph.reading import Graph as Graph
 from wlab.graph.reading import read as read
 from wlab.graph.replacing import replace as replace
+from wlab.graph.scaling import Part as Part
+from wlab.graph.scaling import Scaling as Scaling
+from wlab.graph.scaling import Scalings as Scalings
+from wlab.graph.scaling import apart as apart
+from wlab.graph.scaling import rescale as rescale
+from wlab.graph.scaling import rows as rows
+from wlab.graph.scaling import scaling as scaling
+from wlab.graph.scaling import scalings as scalings
 from wlab.graph.shrinking import Shrunk as Shrunk
 from wlab.graph.shrinking import shrink as shrink
 from wlab.graph.use import Use as Use

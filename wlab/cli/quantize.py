@@ -1,0 +1,195 @@
+"""`wlab quantize SRC DST --format int4 --group 128`: writes the weights of a file in few bits.
+
+Leaves are read, quantized and written one at a time. `--method gptq` needs a network that wlab
+knows and a text, and holds the network. A `.gguf` target takes one of ggml's formats and a source
+with its names: a GGUF file. A target that is a folder takes a folder of the hub, and is written in
+the format of compressed-tensors.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from wlab import checkpoint
+from wlab.checkpoint import Lazy
+from wlab.cli import (
+    plan,
+    quantized_gguf,
+    quantized_hub,
+    quantized_leaves,
+    quantized_parts,
+    shelf,
+    weight_files,
+)
+from wlab.cli.number import number
+from wlab.cli.quantized_source import Opened, opened
+
+ENDINGS = (".safetensors", ".gguf", "")
+_RECIPE = ("format", "group", "scales", "asymmetric", "axis", "method", "rules", "data")
+
+Method: TypeAlias = Callable[[str, np.ndarray, Any], Any]
+"""A leaf's path, its array and its format → the QTensor."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags."""
+    flag = parser.add_argument
+    flag("source", help="a file of any format, a folder of the hub, or of `wlab weights list`")
+    flag("target", type=Path, help="ends in .safetensors or .gguf, or is a folder of the hub")
+    quantized_leaves.arguments(parser)
+    flag(
+        "--tree", action="store_true", help="the leaves of a network that wlab knows, not a file's"
+    )
+    flag("--data", help="for gptq: a text file, or a text of `wlab data list`")
+    flag("--context", type=number(int, 1), default=128, help="for gptq: tokens a window [128]")
+    flag("--windows", type=number(int, 1), default=64, help="for gptq: how many [64]")
+    weight_files.arguments(parser)
+    shelf.places(parser)
+    parser.set_defaults(usage_error=parser.error)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """What was quantized and written, or would be."""
+    _refuse_misuse(args)
+    source = opened(args)
+    plain = {name: weight_files.plain(array, args.dtype) for name, array in source.arrays.items()}
+    folder = args.target.suffix == ""
+    rows = (source.format == "gguf" or folder) and source.network is None
+    choices = quantized_leaves.chosen(plain, args, rows=rows)
+    found: dict[str, dict[str, Any]] = {name: {} for name in plain}
+    method = _method(args, source, choices)
+    with _counted({n: x for n, x in plain.items() if not isinstance(choices[n], str)}) as chosen:
+        made = {
+            name: partial(_made, name, array, choices[name], method, found[name])
+            for name, array in chosen.items()
+        }
+        _write(args, source, plain, choices, made, found)
+    return {
+        "source": args.source,
+        "target": str(args.target),
+        "written": not args.dry_run,
+        "file": None if args.dry_run else _written(args.target),
+        **plan.told(source.arrays, plain, choices, found),
+    }
+
+
+def text(result: dict[str, Any]) -> str:
+    """A row a leaf that is quantized, the sums, what was left alone, and the file."""
+    before, after = (result["totals"][-1][key] for key in ("before", "disk"))
+    verb = "wrote" if result["written"] else "would write"
+    return (
+        f"{plan.table(result)}\n{verb} {after:,} bytes of weights, from {before:,}: "
+        f"{result['target']}"
+    )
+
+
+def _refuse_misuse(args: argparse.Namespace) -> None:
+    quantized_leaves.refuse_misuse(args)
+    if args.target.suffix not in ENDINGS:
+        args.usage_error(f"{args.target} must end in .safetensors or .gguf, or be a folder.")
+    if args.target.suffix == ".gguf" and not args.format.startswith("ggml_"):
+        args.usage_error(f"GGUF files take ggml_q4_0 to ggml_q8_0, not {args.format}.")
+    if (args.method == "gptq") != (args.data is not None):
+        args.usage_error("--method gptq takes --data, a text to read, and nothing else does.")
+    if args.target.exists() and not args.force and not args.dry_run:
+        raise FileExistsError(f"{args.target} is there: --force replaces it.")
+
+
+def _method(args: argparse.Namespace, source: Opened, choices: Mapping[str, Any]) -> Method:
+    """How a leaf is quantized."""
+    import jax
+
+    from wlab import quantization
+
+    if args.method == "gptq":
+        from wlab.cli.quantized_gptq import by_gptq
+
+        return by_gptq(args, source, choices)
+    how = quantization.hqq if args.method == "hqq" else quantization.quantize
+    made = jax.jit(how, static_argnames="format")
+    return lambda name, array, format: made(jax.numpy.asarray(array), format=format)
+
+
+def _made(name: str, array: Lazy, format: Any, method: Method, found: dict[str, Any]) -> Any:
+    """The QTensor of a leaf, which is read now; fills in what it has lost."""
+    import jax
+
+    from wlab.quantization.quality import quality
+
+    x = array.read()
+    _refuse_nonfinite(name, x)
+    q = method(name, x, format)
+    measured = jax.jit(quality)(jax.numpy.asarray(x), q)._asdict()
+    found.update({key: float(value) for key, value in measured.items()})
+    return q
+
+
+def _written(target: Path) -> int:
+    """Bytes of the file, or of the weights in a folder."""
+    return (target / "model.safetensors" if target.is_dir() else target).stat().st_size
+
+
+def _refuse_nonfinite(name: str, array: np.ndarray) -> None:
+    if not np.isfinite(array.astype(np.float32, copy=False)).all():
+        raise ValueError(
+            f"leaf {name!r} holds NaN or infinity, which no code stands for. Mend it, or leave it "
+            f"alone with --rules '{re.escape(name)}=no'."
+        )
+
+
+def _write(
+    args: argparse.Namespace,
+    source: Opened,
+    plain: Mapping[str, Lazy],
+    choices: Mapping[str, Any],
+    made: Mapping[str, Callable[[], Any]],
+    found: Mapping[str, dict[str, Any]],
+) -> None:
+    """Writes the file, or on a dry run only reads what would be in it."""
+    if args.target.suffix == "":
+        quantized_hub.write(args, plain, choices, made, found)
+        return
+    recipe = {key: getattr(args, key) for key in _RECIPE if getattr(args, key)}
+    if args.target.suffix == ".gguf":
+        arrays, metadata = quantized_gguf.arrays(args, source, plain, choices, made, found)
+        write = partial(checkpoint.save_gguf, metadata=metadata)
+    else:
+        arrays, schema = quantized_parts.arrays(plain, choices, made)
+        words = {key: value for key, value in source.metadata.items() if isinstance(value, str)}
+        words |= {"quantized": json.dumps(recipe)}
+        write = partial(checkpoint.save_packed, schema=schema, metadata=words)
+    if not args.dry_run:
+        write(args.target, arrays)
+        return
+    for array in arrays.values():
+        array.read() if array.blocks is None else array.blocks()
+
+
+@contextmanager
+def _counted(arrays: Mapping[str, Lazy]) -> Iterator[dict[str, Lazy]]:
+    """The same arrays, which report that they were read: weights done, and the time left."""
+    from wlab.data.progress import progress
+
+    done = 0
+
+    def counted(array: Lazy) -> Lazy:
+        def read() -> np.ndarray:
+            nonlocal done
+            found = array.read()
+            done += array.size
+            report(done)
+            return found
+
+        return replace(array, read=read)
+
+    total = sum(array.size for array in arrays.values())
+    with progress("quantizing", total, unit="weights") as report:
+        yield {name: counted(array) for name, array in arrays.items()}

@@ -1,0 +1,103 @@
+"""What `wlab quantize` and `wlab verify` take: the arrays of a file, or the leaves of a network."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wlab.checkpoint import Lazy, Source, open_source
+from wlab.cli import quantized_files, shelf
+
+
+class Opened(NamedTuple):
+    """Plain weights, and the network if they are the leaves of one.
+
+    Attributes:
+        arrays: By name: a file's, or the paths of the network's leaves.
+        metadata: What else the file says.
+        format: Of the file, as `gguf`; None if it is not known.
+        network: None if the arrays are a file's.
+    """
+
+    arrays: Mapping[str, Lazy]
+    metadata: Mapping[str, Any]
+    format: str | None = None
+    network: Any = None
+
+
+def opened(
+    args: argparse.Namespace, open_file: Callable[[Path], Source] = quantized_files.opened
+) -> Opened:
+    """Opens `args.source`, as a network if `--tree`, gptq or a name of the shelf asks for it.
+
+    Args:
+        args: With `source`, `tree`, `file` and `cache`.
+        open_file: Opens what is not to be a network.
+
+    Raises:
+        ValueError: If the file is quantized already, or is of no network and must be.
+    """
+    from wlab.pretrained.sources import SOURCES
+
+    path = Path(args.source)
+    as_tree = args.source in SOURCES or args.tree or getattr(args, "method", None) == "gptq"
+    if as_tree:
+        return _of_network(args)
+    source = open_file(path)
+    return Opened(source.arrays, source.metadata, source.format)
+
+
+def named_network(args: argparse.Namespace) -> Any:
+    """The network that `args.source` is.
+
+    Raises:
+        ValueError: If it is none that wlab knows.
+    """
+    from wlab.pretrained.sources import SOURCES
+
+    path = Path(args.source)
+    if args.source not in SOURCES and not path.is_dir() and path.suffix != ".gguf":
+        raise ValueError(
+            f"{args.source} is a file of arrays, and what runs them is not known: give a name of "
+            "`wlab weights list`, a folder of the hub, or a GGUF file. Without a network and data "
+            "there is --method nearest, or hqq."
+        )
+    return shelf.network(argparse.Namespace(**{**vars(args), "network": args.source}))
+
+
+def tokens_of(network: Any, args: argparse.Namespace) -> np.ndarray:
+    """The text of `args.data` by the network's tokenizer.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    from wlab import data
+
+    if network.tokenizer is None:
+        raise ValueError(f"{args.source} has no tokenizer: a text cannot be read.")
+    if args.data in data.SOURCES:
+        files = data.read_text(args.data, cache=args.cache)
+        written = files.get("test", next(iter(files.values()))).decode()
+    else:
+        written = Path(args.data).read_text()
+    return np.asarray(network.tokenizer.encode(written), np.int32)
+
+
+def _of_network(args: argparse.Namespace) -> Opened:
+    """The leaves of a network, and what its GGUF file says if it has one."""
+    from wlab import pretrained, tree
+
+    network, path = named_network(args), Path(args.source)
+    if args.source in pretrained.SOURCES:
+        path = pretrained.fetch(args.source, file=args.file, cache=args.cache) / "model.gguf"
+    arrays = {name: _lazy(leaf) for name, leaf in tree.leaves(network.params).items()}
+    if path.suffix != ".gguf" or not path.exists():
+        return Opened(arrays, {}, None, network)
+    return Opened(arrays, open_source(path).metadata, "gguf", network)
+
+
+def _lazy(leaf: Any) -> Lazy:
+    dtype = np.dtype(leaf.dtype)
+    return Lazy(tuple(leaf.shape), dtype.name, leaf.size * dtype.itemsize, lambda: np.asarray(leaf))

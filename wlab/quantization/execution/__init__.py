@@ -1,0 +1,1 @@
+"""Products with quantized weights: which operation, in which layout, on which hardware."""
