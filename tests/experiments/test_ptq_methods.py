@@ -24,6 +24,8 @@ def reading() -> Reading:
 def test_every_kernel_has_few_values_and_nothing_else_changes(reading, method):
     found = tree.leaves(rounded(reading, Cell(method, 3, 0), group=8, batch=4))
     for path, leaf in tree.leaves(reading.network.params).items():
+        if method.startswith("awq") and "norm_" in path:
+            continue  # it carries what the kernels behind it were multiplied with
         if not path.endswith("kernel"):
             np.testing.assert_array_equal(found[path], leaf)
             continue
