@@ -1,7 +1,7 @@
 """Weights in few bits: written, counted in true bytes, read back, and trained on their grid.
 
 Run     python -m experiments.examples.quantization
-Cost    5 s on one CPU core
+Cost    15 s on one CPU core, most of it to compile
 """
 
 import jax
@@ -31,13 +31,18 @@ def main() -> None:
     print(quantization.report(params, packed))
     print(f"int4 error {error(quantization.dequantize_tree(packed), x, y):.4f}")
 
+    # The same function runs on the codes, here with its inputs in int8 as well.
+    run = jax.jit(lambda q, x: quantization.run(predict, q, x, rules=[(".*", "w8a8")]))
+    print(f"int4 weights, int8 inputs: error {relative(run(packed, x), y):.4f}")
+
     # The formats of other tools, by name: what a weight costs, and the noise it adds.
+    sqnr = jax.jit(quantization.sqnr, static_argnums=1)
     w = params["a"]["kernel"].T  # their blocks run along the last axis
     for name in ("ggml_q4_0", "nf4", "nvfp4", "ocp_mxfp4", "ocp_mxfp8_e4m3"):
         format = getattr(quantization, name)
         format = format(axis=-1, group_size=64) if name == "nf4" else format
         bits = quantization.bits_per_weight(format, (128, 4096))
-        print(f"{name:15}{bits:6.2f} bits{float(quantization.sqnr(w, format)):6.1f} dB")
+        print(f"{name:15}{bits:6.2f} bits{sqnr(w, format):6.1f} dB")
 
     # In training the model sees the grid while full weights are stored and updated.
     int2 = quantization.int2(group_size=32)
@@ -55,8 +60,9 @@ def main() -> None:
 
 def trained(grid, params, x, y):
     """Stored weights and state after 300 steps on what a transform shows; prints both errors."""
-    stored, state = grid.init(params, jax.random.key(1))
-    print(f"error {error(grid.finalize(stored, state), x, y):.4f}, then trained:", end=" ")
+    stored, state = jax.jit(grid.init)(params, jax.random.key(1))
+    seen = jax.jit(grid.finalize)
+    print(f"error {error(seen(stored, state), x, y):.4f}, then trained:", end=" ")
     tx = optax.adam(1e-3)
     opt = tx.init(stored)
 
@@ -68,13 +74,18 @@ def trained(grid, params, x, y):
 
     for step in range(300):
         stored, opt = train(stored, opt, step)
-    print(f"{error(grid.finalize(stored, state), x, y):.4f}")
+    print(f"{error(seen(stored, state), x, y):.4f}")
     return stored, state
 
 
 def error(params, x, y):
     """The squared error, as a fraction of the target's power."""
-    return jnp.mean(jnp.square(predict(params, x) - y)) / jnp.mean(jnp.square(y))
+    return relative(predict(params, x), y)
+
+
+def relative(outputs, y):
+    """Likewise, of outputs."""
+    return jnp.mean(jnp.square(outputs - y)) / jnp.mean(jnp.square(y))
 
 
 if __name__ == "__main__":

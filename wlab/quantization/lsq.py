@@ -25,6 +25,8 @@ from wlab.transform import Key, Params, Step, Stored, WeightTransform
 from wlab.tree import Rules
 from wlab.tree.paths import Tree
 
+_quantize = jax.jit(learned_quantize, static_argnums=2)
+
 
 class LSQState(NamedTuple):
     """Where each grid starts, by path; what is learned is added to it."""
@@ -134,7 +136,7 @@ def lsq_quantized(
     """
     formats, leaves = _learned_formats(rules, stored.params, format), tree.leaves(stored.params)
     grids = _grids(stored, state, formats)
-    new = {path: learned_quantize(leaves[path], grids[path], f) for path, f in formats.items()}
+    new = {path: _quantize(leaves[path], grids[path], f) for path, f in formats.items()}
     return tree.replace(stored.params, new)
 
 

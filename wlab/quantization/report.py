@@ -69,5 +69,10 @@ def _row(path: str, before: Any, leaf: Any) -> tuple[Any, ...]:
     nbytes = tree.nbytes(leaf)
     if not is_qtensor(leaf):
         return path, None, float(tree.bits(leaf.dtype)), nbytes, None
-    noise = float(sqnr(before, dequantize(leaf)))
+    noise = float(_sqnr_of(before, leaf))
     return path, str(leaf.format), effective_bits(leaf), nbytes, noise
+
+
+@jax.jit
+def _sqnr_of(before: Array, q: QTensor) -> Float[Array, ""]:
+    return sqnr(before, dequantize(q))

@@ -12,6 +12,10 @@ from wlab.quantization.ranges import RangeFn, absmax
 from wlab.tree import Rules
 from wlab.tree.paths import Tree
 
+# Compiled, a leaf is written in one pass: quicker, and without arrays in between.
+_quantize = jax.jit(quantize, static_argnames=("format", "range_fn"))
+_dequantize = jax.jit(dequantize)
+
 
 def quantize_tree(
     params: Tree,
@@ -33,7 +37,7 @@ def quantize_tree(
     """
     leaves = tree.leaves(params)
     new = {
-        path: quantize(leaves[path], format, range_fn=range_fn, key=leaf_key(key, path))
+        path: _quantize(leaves[path], format, range_fn=range_fn, key=leaf_key(key, path))
         for path, format in chosen_formats(rules, params).items()
     }
     return tree.replace(params, new)
@@ -50,7 +54,7 @@ def dequantize_tree(quantized: Tree) -> Tree:
         if not is_qtensor(leaf):
             return leaf
         check(leaf, tree.path_name(key_path))
-        return dequantize(leaf)
+        return _dequantize(leaf)
 
     return jax.tree_util.tree_map_with_path(plain, quantized, is_leaf=is_qtensor)
 
