@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from wlab.models.cache import Past, extended
+from wlab.models.cache import Kept, Past, extended
 from wlab.models.layers import Activation, Linear, Norm
 
 
@@ -35,14 +35,13 @@ class Attention(nnx.Module):
         x: Float[Array, "batch time width"],
         seen: Bool[Array, "#batch time keys"],
         past: Past | None = None,
-    ) -> tuple[Float[Array, "batch time width"], tuple[Array, Array]]:
+    ) -> tuple[Float[Array, "batch time width"], Kept]:
         """Reads what is seen, of the past too if there is one; also returns keys and values."""
         q, k, v = (
             layer(x).reshape(*x.shape[:-1], self.heads, -1) for layer in (self.q, self.k, self.v)
         )
-        if past is not None:
-            k, v = extended(past, k, v)
-        return self.o(attend(q, k, v, seen).reshape(x.shape)), (k, v)
+        k, v, kept = extended(past, k, v)
+        return self.o(attend(q, k, v, seen).reshape(x.shape)), kept
 
 
 def attend(
@@ -130,7 +129,7 @@ class Block(nnx.Module):
         x: Float[Array, "batch time width"],
         seen: Bool[Array, "#batch time keys"],
         past: Past | None = None,
-    ) -> tuple[Float[Array, "batch time width"], tuple[Array, Array]]:
+    ) -> tuple[Float[Array, "batch time width"], Kept]:
         """As `Attention.read`, with the rest of the block."""
         heard, kept = self.attn.read(self.norm_1(x) if self.norm_first else x, seen, past)
         if self.norm_first:

@@ -1,25 +1,30 @@
 """What a decoder has read so far, and what it may look at when it reads on."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
+
+from wlab.models.entries import Entries, empty_entries, layer_of, put, stacked, values_of
+from wlab.quantization import Format
+
+Kept: TypeAlias = tuple[Entries, Entries]  # a layer's keys and values
 
 
 class Cache(NamedTuple):
     """Keys and values of the tokens read so far.
 
     Attributes:
-        k: Keys; with rotary positions, already turned.
-        v: Values.
+        k: Keys, of shape (layers, batch, context, kv_heads, size), or their codes; with rotary
+            positions, already turned.
+        v: Values, likewise.
         length: How many places are filled, the same for each row.
         pads: How many of them, at the start of each row, hold no token.
     """
 
-    k: Float[Array, "layers batch context kv_heads size"]
-    v: Float[Array, "layers batch context kv_heads size"]
+    k: Entries
+    v: Entries
     length: Int[Array, ""]
     pads: Int[Array, " batch"]
 
@@ -27,8 +32,8 @@ class Cache(NamedTuple):
 class Past(NamedTuple):
     """One layer's keys and values in a cache, and how many places are filled."""
 
-    k: Float[Array, "batch context kv_heads size"]
-    v: Float[Array, "batch context kv_heads size"]
+    k: Entries
+    v: Entries
     length: Int[Array, ""]
 
 
@@ -76,20 +81,35 @@ def empty_cache(
     length: int = 0,
     pads: Int[Array, " batch"] | None = None,
     dtype: Any = jnp.float32,
+    format: Format | None = None,
 ) -> Cache:
     """A cache with room for `length` tokens a row, or for the whole context.
+
+    With a format the keys and values of each token are written in few bits as they are met, with
+    scales for each token and head, and read back a layer at a time: attention sees rounded ones,
+    of the tokens just read too. `int8(axis=-1, scale_dtype="float16")` takes about a quarter of
+    float32's bytes; `int4(axis=-1, group_size=32)` about a sixth.
 
     Args:
         config: The sizes.
         batch: Number of rows.
         length: Places a row; 0 stands for `config.context`.
         pads: How many tokens at the start of each row are padding.
-        dtype: Of keys and values.
+        dtype: Of keys and values, as attention reads them.
+        format: Of the codes that keys and values are kept in; None keeps them as they are.
+
+    Raises:
+        ValueError: If the format's scales span more than the entries of one token and head.
+
+    Reference:
+        Sheng et al. 2023 (arXiv:2303.06865), §5: keys and values in 4 bits by groups; Liu et al.
+        2024 (arXiv:2402.02750), §3: what rounding each token's costs keys and values.
     """
     size = config.width // config.heads
     shape = (config.layers, batch, length or config.context, config.kv_heads, size)
     pads = jnp.zeros(batch, jnp.int32) if pads is None else pads
-    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.int32(0), pads)
+    k, v = (empty_entries(shape, dtype, format) for _ in "kv")
+    return Cache(k, v, jnp.int32(0), pads)
 
 
 def view_of(tokens: Int[Array, "batch time"], cache: Cache | None) -> View:
@@ -112,19 +132,23 @@ def view_of(tokens: Int[Array, "batch time"], cache: Cache | None) -> View:
 
 def past_of(cache: Cache | None, layer: int) -> Past | None:
     """What the cache, if there is one, holds for a layer."""
-    return None if cache is None else Past(cache.k[layer], cache.v[layer], cache.length)
+    if cache is None:
+        return None
+    return Past(layer_of(cache.k, layer), layer_of(cache.v, layer), cache.length)
 
 
-def extended(past: Past, k: Array, v: Array) -> tuple[Array, Array]:
-    """The keys and values of a layer with those of the tokens just read in the next places."""
-    at = past.length
-    return (
-        jax.lax.dynamic_update_slice_in_dim(past.k, k.astype(past.k.dtype), at, axis=1),
-        jax.lax.dynamic_update_slice_in_dim(past.v, v.astype(past.v.dtype), at, axis=1),
-    )
+def extended(past: Past | None, k: Array, v: Array) -> tuple[Array, Array, Kept]:
+    """The keys and values of a layer with those of the tokens just read in the next places.
+
+    As attention reads them, and as the cache keeps them. Without a past they are what is given.
+    """
+    if past is None:
+        return k, v, (k, v)
+    kept = put(past.k, k, past.length), put(past.v, v, past.length)
+    return values_of(kept[0]), values_of(kept[1]), kept
 
 
-def advanced(cache: Cache, kept: Sequence[tuple[Array, Array]], *, time: int) -> Cache:
+def advanced(cache: Cache, kept: Sequence[Kept], *, time: int) -> Cache:
     """The cache after `time` tokens, from each layer's keys and values."""
-    k, v = (jnp.stack(each) for each in zip(*kept, strict=True))
+    k, v = (stacked(each) for each in zip(*kept, strict=True))
     return Cache(k, v, cache.length + time, cache.pads)

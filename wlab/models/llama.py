@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from wlab.models.block import attend
-from wlab.models.cache import Cache, Past, View, advanced, extended, past_of, view_of
+from wlab.models.cache import Cache, Kept, Past, View, advanced, extended, past_of, view_of
 from wlab.models.layers import Embed, Initializer, Linear, RMSNorm, normal
 from wlab.models.model import Model, from_nnx
 from wlab.models.rotary import Layout, refuse_layout, rotate
@@ -63,16 +63,13 @@ class _Attention(nnx.Module):
         self.size = size
         self.turn = partial(rotate, base=config.rope_base, layout=config.rotary)
 
-    def __call__(
-        self, x: Array, view: View, past: Past | None
-    ) -> tuple[Array, tuple[Array, Array]]:
+    def __call__(self, x: Array, view: View, past: Past | None) -> tuple[Array, Kept]:
         q, k, v = (
             layer(x).reshape(*x.shape[:2], -1, self.size) for layer in (self.q, self.k, self.v)
         )
         q, k = self.turn(q, view.places), self.turn(k, view.places)
-        if past is not None:
-            k, v = extended(past, k, v)
-        return self.o(attend(q, k, v, view.seen).reshape(*x.shape[:2], -1)), (k, v)
+        k, v, kept = extended(past, k, v)
+        return self.o(attend(q, k, v, view.seen).reshape(*x.shape[:2], -1)), kept
 
 
 class _Block(nnx.Module):
@@ -83,9 +80,7 @@ class _Block(nnx.Module):
         self.gate, self.up = (linear(config.width, config.ffn) for _ in range(2))
         self.down = linear(config.ffn, config.width)
 
-    def __call__(
-        self, x: Array, view: View, past: Past | None
-    ) -> tuple[Array, tuple[Array, Array]]:
+    def __call__(self, x: Array, view: View, past: Past | None) -> tuple[Array, Kept]:
         heard, kept = self.attn(self.norm_1(x), view, past)
         x = x + heard
         y = self.norm_2(x)

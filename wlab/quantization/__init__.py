@@ -17,6 +17,8 @@ from wlab.quantization.awq_core import awq_clip as awq_clip
 from wlab.quantization.awq_core import awq_scale as awq_scale
 from wlab.quantization.bias import bias_correction as bias_correction
 from wlab.quantization.codebooks import Codebook as Codebook
+from wlab.quantization.entropy import entropy as entropy
+from wlab.quantization.entropy import kept_bins as kept_bins
 from wlab.quantization.equalization import Equalized as Equalized
 from wlab.quantization.equalization import equalize as equalize
 from wlab.quantization.execution.running import Executable as Executable
@@ -38,11 +40,14 @@ from wlab.quantization.formats import int8 as int8
 from wlab.quantization.formats import integer as integer
 from wlab.quantization.gguf_blocks import gguf_blocks as gguf_blocks
 from wlab.quantization.gguf_blocks import gguf_encoding as gguf_encoding
+from wlab.quantization.gguf_k_blocks import k_blocks as k_blocks
 from wlab.quantization.gptq import GPTQ as GPTQ
 from wlab.quantization.gptq import gptq as gptq
 from wlab.quantization.gptq_core import activity_order as activity_order
 from wlab.quantization.gptq_core import gptq_core as gptq_core
 from wlab.quantization.grids import Integers as Integers
+from wlab.quantization.histograms import entropy_levels as entropy_levels
+from wlab.quantization.histograms import histogram as histogram
 from wlab.quantization.hqq import hqq as hqq
 from wlab.quantization.lsq import LSQState as LSQState
 from wlab.quantization.lsq import lsq as lsq

@@ -19,6 +19,9 @@ def entropy(bins: int = 2048) -> RangeFn:
     The magnitudes of a block are counted in even bins from 0 to `absmax`, and `kept_bins` says
     where the range should end. It ends there on both sides; what is beyond saturates.
 
+    It is made for few levels or for many entries, some dozens a bin: a block of 4,096 normal
+    weights with 128 levels is cut at 0.9 of `absmax`, and off by more than it was.
+
     Zeros are not counted, as a symmetric grid has them exactly: so neither pruned weights nor
     what fills up a short last group change the range. A block of a few entries keeps all of
     them, since bins with one entry each are told apart by any grid. Two ranges whose divergences
