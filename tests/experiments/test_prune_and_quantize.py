@@ -29,10 +29,10 @@ from wlab.pruning import Neighbours
 SIZES = models.LlamaConfig(1, width=16, heads=2, kv_heads=2, ffn=16, vocab=50, context=16)
 
 
-def kernel_and_gram(inputs: int = 12, outputs: int = 5) -> tuple[np.ndarray, np.ndarray]:
+def kernel_and_gram(inputs: int = 12) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, inputs)) @ rng.normal(size=(inputs, inputs))
-    return rng.normal(size=(inputs, outputs)), x.T @ x
+    return rng.normal(size=(inputs, 5)), x.T @ x
 
 
 def row_by_row(w: np.ndarray, gram: np.ndarray, pattern: Any, bits: int, group: int) -> Any:
@@ -74,9 +74,9 @@ def test_rows_are_those_of_a_plain_loop(pattern):
 
 
 def test_without_zeros_it_is_gptq():
-    kernel, gram = (jnp.asarray(x, jnp.float32) for x in kernel_and_gram(16, 8))
-    format = prune_and_quantize._format(4, 8)
-    factor = calibration.inverse_factor(gram)
+    kernel, gram = (jnp.asarray(x, jnp.float32) for x in kernel_and_gram())
+    format = prune_and_quantize._format(3, 8)
+    factor = calibration.inverse_factor(gram, 0.0)
     gptq = jax.jit(partial(quantization.gptq_core, format=format, groups="static"))
     q, _ = gptq(kernel, factor)
     found = rounded_rows(kernel, factor, format=format)
@@ -98,8 +98,8 @@ def one_block(params: Any, x: jax.Array) -> jax.Array:
 def reading() -> Reading:
     rng = np.random.default_rng(0)
     drawn = {name: jnp.asarray(rng.normal(size=(16, 16)) / 4, jnp.float32) for name in KERNELS}
-    params = {"block_0": {name: {"kernel": kernel} for name, kernel in drawn.items()}}
-    params["embed"] = {"embedding": jnp.ones((3, 16))}
+    block = {name: {"kernel": kernel} for name, kernel in drawn.items()}
+    params = {"block_0": block, "embed": {"embedding": jnp.ones((3, 16))}}
     model, names = models.Model(lambda key: params, one_block), pretrained.NameMap(())
     network = pretrained.Network(model, SIZES, params, names, pretrained.Plan(()))
     rows = rng.normal(size=(32, 16)).astype(np.float32)
@@ -124,6 +124,15 @@ def test_half_of_each_kernel_is_zero_and_the_rest_is_on_its_grid(reading, method
             assert stays.reshape(4, 4, 16).sum(1).max() <= 2
         magnitudes = [len(np.unique(np.abs(column[column != 0]))) for column in kernel.T]
         assert max(magnitudes) == (8 if bits == 32 else 1)
+
+
+def test_gptq_behind_sparsegpt_moves_outputs_less_than_nearest(reading):
+    rows = jnp.asarray(reading.calibration(0))
+    expected, lost = one_block(reading.network.params, rows), {}
+    for method in ("sparsegpt, nearest", "sparsegpt, gptq"):
+        params = compressed(reading, Cell(method, "2:4", 2, 0), group=16, batch=32)
+        lost[method] = float(jnp.linalg.norm(one_block(params, rows) - expected))
+    assert lost["sparsegpt, gptq"] < 0.9 * lost["sparsegpt, nearest"]
 
 
 @pytest.mark.long
