@@ -4,7 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from wlab.quantization.blocks import join, reduced, split
 from wlab.quantization.fits import Fitted, Parts, fit, nearest_values, outer_scale, read
@@ -88,8 +88,13 @@ def _written(codes: Blocks, parts: Parts, x: Array, format: Format) -> QTensor:
 
 def dequantize(q: QTensor) -> Float[Array, "..."]:
     """The array that the codes stand for, in the dtype it had: (q − z) · s."""
+    codes = unpack(q.codes, q.format.grid.bits, q.length, q.format.order)
+    return decode(codes, q)
+
+
+def decode(codes: Shaped[Array, "*shape"], q: QTensor) -> Float[Array, "*shape"]:
+    """What codes stand for by the scales of a QTensor, whose own codes are not looked at."""
     format = q.format
-    codes = unpack(q.codes, format.grid.bits, q.length, format.order)
     group = () if format.group_size is None else reduced(format, codes.ndim)
     scale = None if q.scale is None else load(q.scale, format.scale_dtype)
     parts = jax.tree.map(

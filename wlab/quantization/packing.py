@@ -52,6 +52,14 @@ def unpack(
     return codes.astype(code_dtype(bits))
 
 
+def plane(
+    packed: UInt8[Array, "*lead m"], at: int, bits: int, order: str = "low_first"
+) -> UInt8[Array, "*lead m"]:
+    """The code at one place of each byte; of codes of 1, 2 or 4 bits, which a byte holds whole."""
+    place = at if order == "low_first" else 8 // bits - 1 - at
+    return ((packed.astype(jnp.int32) >> (bits * place)) & (2**bits - 1)).astype(jnp.uint8)
+
+
 def code_dtype(bits: int) -> str:
     """The unsigned integers that hold one code."""
     return "uint8" if bits <= 8 else "uint16"
