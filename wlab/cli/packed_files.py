@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from wlab.checkpoint import Lazy, Source
+from wlab.cli.dequantizing import dequantized
 
 
 def packed(arrays: Mapping[str, Lazy], forms: Sequence[Any]) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def write(target: Path, leaves: Mapping[str, Any], metadata: Mapping[str, Any]) 
 
 
 def densified(source: Source) -> Source:
-    """The same file with each sparse leaf as one array, unpacked and checked when it is read.
+    """The same file with each sparse or quantized leaf as one array, made and checked when read.
 
     A file without a schema of packed weights is handed back as it is.
 
@@ -40,7 +41,6 @@ def densified(source: Source) -> Source:
         ValueError: If the schema is damaged, or the file lacks an array that it needs.
     """
     from wlab.checkpoint.packed import SCHEMA, packed_schema
-    from wlab.cli.quantized_files import dequantized
     from wlab.pruning.packed_schema import PARTS
 
     source = dequantized(source)
