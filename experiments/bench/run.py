@@ -24,6 +24,7 @@ from experiments.bench import (
     memory,
     optimizer_8bit,
     quantized_matmul,
+    rounded_decoder,
     selection,
     shrinking,
     steps,
@@ -64,6 +65,7 @@ def all_benches() -> list[Bench]:
         *loading.benches(),
         *quantized_matmul.benches(),
         *optimizer_8bit.benches(optimizer_8bit.network()),
+        *rounded_decoder.benches(rounded_decoder.network()),
     ]
 
 

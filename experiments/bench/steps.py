@@ -14,7 +14,7 @@ import wlab
 from experiments.bench import by_hand
 from experiments.bench.bench import Bench, timed
 from experiments.bench.pair import Thunk
-from experiments.bench.task import Task
+from experiments.bench.task import Task, Trainee
 from wlab import pruning, quantization, training, tying
 from wlab.transform import WeightTransform
 
@@ -81,14 +81,14 @@ def compression() -> WeightTransform:
     )
 
 
-def library(task: Task, weights: WeightTransform) -> Thunk:
+def library(task: Trainee, weights: WeightTransform) -> Thunk:
     """A step of `wlab.training`."""
     state = training.init_state(task.params(), weights, TX, key=jax.random.key(1))
     step = training.make_step(task.loss_fn, weights, TX)
     return stepping(training.compile_step(step, state), state, task)
 
 
-def plain(task: Task) -> Thunk:
+def plain(task: Trainee) -> Thunk:
     """A step of optax alone."""
     params = task.params()
     step = by_hand.plain(task.mean_loss, TX)
@@ -132,7 +132,7 @@ def to_keep(task: Task) -> dict[str, int]:
     return {layer: int(pruning.kept(size, DENSITY)) for layer, size in task.kernels().items()}
 
 
-def stepping(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, task: Task) -> Thunk:
+def stepping(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, task: Trainee) -> Thunk:
     """A thunk that takes one more step at each call, on the next batch; the state is donated."""
     batches = task.batches()
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle, pairwise
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,26 @@ from wlab.transform import Params
 
 Batch: TypeAlias = dict[str, np.ndarray]
 MeanLoss: TypeAlias = Callable[[Params, Any], jax.Array]
+
+
+class Trainee(Protocol):
+    """A network with a loss and data: what a step takes."""
+
+    def params(self) -> Params:
+        """The same fresh weights at every call."""
+        ...
+
+    def batches(self) -> Iterator[Any]:
+        """An endless round of batches, the same at every call, on the device."""
+        ...
+
+    def mean_loss(self, params: Params, batch: Any) -> jax.Array:
+        """As a plain loop has it."""
+        ...
+
+    def loss_fn(self, params: Params, model_state: Any, batch: Any, key: Any) -> Any:
+        """As `wlab.training.make_step` asks for it."""
+        ...
 
 
 @dataclass(frozen=True)
