@@ -4,11 +4,11 @@ Every kernel of the blocks of stories15M: half of its weights anywhere, or two o
 neighbouring inputs, stay, in 4 bits in groups of 128 inputs with one float16 scale each, symmetric.
 By magnitude and rounding to nearest, which nothing makes up for; by GPTQ, then magnitude; by
 SparseGPT, then nearest or GPTQ; and jointly: SparseGPT takes over what is lost by rounding, too,
-input by input. Plain GPTQ would wake zeros, so here it lets them be. Both go block by block, each
-calibrated behind those already changed. Beside them all weights in 4 and in 3 bits: the latter
-take about as many bytes as half of them in 4 bits and a bit a weight for which half. stories15M is
-calibrated and judged on stories that it told itself in float32 at temperature 1: judged on others
-than it is calibrated on.
+input by input. GPTQ lets zeros be, and its grids are those of the weights as they were. Both go
+block by block, each calibrated behind those already changed. Beside them all weights in 4 and in 3
+bits: the latter take about as many bytes as half of them in 4 bits and a bit a weight for which
+half. stories15M is calibrated and judged on stories that it told itself in float32 at temperature
+1: judged on others than it is calibrated on.
 
 Run     python -m experiments.quantization.prune_and_quantize
 Cost    not measured as a whole; a run that is cut off goes on with the next of 41 figures

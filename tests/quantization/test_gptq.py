@@ -83,6 +83,22 @@ def test_with_inputs_that_are_alike_it_is_plain_rounding(name: str):
     jax.tree.map(np.testing.assert_array_equal, found.q, plain)
 
 
+@pytest.mark.parametrize("name", ["groups", "a short last group", "zero points"])
+@pytest.mark.parametrize("how", ["dynamic", "static", "act_order"])
+def test_pruned_weights_stay_zero_and_the_others_make_up_for_them(name: str, how: str):
+    w, x = problem()
+    w[np.abs(w) < 0.7] = 0
+    gram = x.T @ x
+    order = activity_order(jnp.asarray(gram)) if how == "act_order" else None
+    options = {"order": order} if how == "act_order" else {"groups": how}
+    found = run(w, gram, FORMATS[name], **options)
+    new = np.asarray(dequantize(found.q))
+    assert (new[w == 0] == 0).all()
+    np.testing.assert_allclose(found.loss, lost(w, new, gram), rtol=1e-3)
+    plain = dequantize(quantize(jnp.asarray(w), FORMATS[name]))
+    assert lost(w, new, gram) < lost(w, plain, gram)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("how", ["dynamic", "static", "act_order"])
 def test_it_loses_less_than_plain_rounding_and_tells_the_truth(name: str, how: str):

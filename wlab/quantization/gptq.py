@@ -50,7 +50,8 @@ def gptq(
     """Rounds weights input by input, and changes later ones so that outputs move least.
 
     Works on any function of parameters and inputs: which axes of a leaf are inputs is read from
-    it. Needs XᵀX of every leaf of a stage, in float32, at once.
+    it. Weights that are zero stay zero, so that what was pruned stays pruned. Needs XᵀX of every
+    leaf of a stage, in float32, at once.
 
     Args:
         fn: Of `params` and the arrays of a batch.

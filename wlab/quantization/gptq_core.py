@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from wlab.calibration import compensated
 from wlab.quantization.arrays import fitted, quantize_on
@@ -50,7 +50,8 @@ def gptq_core(
 ) -> Rounded:
     """Rounds a matrix to a format input by input; each error is made up for by later inputs.
 
-    With XᵀX a multiple of the unit matrix this is `quantize`, code for code.
+    With XᵀX a multiple of the unit matrix this is `quantize`, code for code. A weight that is zero
+    is pruned, and stays zero: what others lose is made up for by the rest.
 
     Args:
         kernel: Weights, in float32.
@@ -75,13 +76,15 @@ def gptq_core(
         lambda part: join(jnp.broadcast_to(part, blocks.shape), kernel, format)[order],
         (grids.coding, read(grids.parts)),
     )
+    every = every, _staying(kernel, format)[order]
 
     def look(rows: Kernel, scale: Array, first: Any) -> Any:
         del scale
         return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, first, len(rows)), every)
 
-    def decide(row: Array, fits: Any, i: Array) -> Array:
-        return _nearest(format, row, *jax.tree.map(lambda x: x[i], fits))
+    def decide(row: Array, found: Any, i: Array) -> Array:
+        fits, stays = jax.tree.map(lambda x: x[i], found)
+        return jnp.where(stays, _nearest(format, row, *fits), 0)
 
     solved = compensated(kernel[order], factor, look, decide, unit=block, block=block)
     back = jnp.zeros_like(kernel).at[order].set(solved.kernel)
@@ -93,20 +96,27 @@ def _with_dynamic_groups(
 ) -> Rounded:
     size = min(format.groups(kernel.shape)[0][1], len(kernel))
     outer = outer_scale(split(kernel, format), format)
+    staying = _staying(kernel, format)
 
-    def look(rows: Kernel, scale: Array, first: Any) -> tuple[Fit, Parts]:
-        del scale, first
-        _, grids = fitted(rows, format, range_fn, outer=outer)
-        return grids.coding, grids.parts
+    def look(rows: Kernel, scale: Array, first: Any) -> tuple[Fit, Parts, Array]:
+        del scale
+        stays = lax.dynamic_slice_in_dim(staying, first, len(rows))
+        _, grids = fitted(jnp.where(stays, rows, 0), format, range_fn, outer=outer)
+        return grids.coding, grids.parts, stays
 
-    def decide(row: Array, fits: tuple[Fit, Parts], i: Array) -> Array:
-        del i
-        coding, parts = jax.tree.map(lambda x: x.reshape(-1), fits)
-        return _nearest(format, row, coding, read(parts))
+    def decide(row: Array, found: tuple[Fit, Parts, Array], i: Array) -> Array:
+        *fits, stays = found
+        coding, parts = jax.tree.map(lambda x: x.reshape(-1), tuple(fits))
+        return jnp.where(stays[i], _nearest(format, row, coding, read(parts)), 0)
 
     solved = compensated(kernel, factor, look, decide, unit=size, block=block)
-    _, parts = solved.seen
+    _, parts, _ = solved.seen
     return Rounded(quantize_on(solved.kernel, parts._replace(outer=outer), format), solved.loss)
+
+
+def _staying(kernel: Kernel, format: Format) -> Bool[Array, "inputs outputs"]:
+    """Which weights are not pruned; all where the grid has no zero for those that are."""
+    return (kernel != 0) | (not format.grid.keeps_zero)
 
 
 def _nearest(format: Format, row: Array, coding: Fit, stored: Fit) -> Array:
