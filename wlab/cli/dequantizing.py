@@ -3,12 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from wlab.checkpoint import Lazy, Source
+from wlab.checkpoint import Source
+from wlab.cli.leaves_in_parts import whole_leaves
 
 
 def dequantized(source: Source) -> Source:
@@ -18,21 +18,16 @@ def dequantized(source: Source) -> Source:
         ValueError: If the schema is damaged, or the file lacks an array that it needs.
     """
     from wlab.checkpoint.packed import SCHEMA, packed_schema
-    from wlab.quantization.files import PARTS
+    from wlab.quantization.files import PARTS, read_fields
 
     schema = quantized_schema(source)
     if not schema:
         return source
-    path_of = {f"{path}.{part}": path for path in schema for part in PARTS}
-    names = dict.fromkeys([path_of.get(name, name) for name in source.arrays] + list(schema))
-    arrays = {
-        name: _dense(source, name, schema[name]) if name in schema else source.arrays[name]
-        for name in names
-    }
+    plain = whole_leaves(source, schema, parts=PARTS, read_fields=read_fields, whole=_dequantized)
     others = {k: v for k, v in (packed_schema(source) or {}).items() if k not in schema}
     metadata = {key: value for key, value in source.metadata.items() if key != SCHEMA}
     metadata |= {SCHEMA: json.dumps(others)} if others else {}
-    return replace(source, arrays=arrays, metadata=metadata)
+    return replace(plain, metadata=metadata)
 
 
 def quantized_schema(source: Source) -> dict[str, Any]:
@@ -48,24 +43,10 @@ def quantized_schema(source: Source) -> dict[str, Any]:
     }
 
 
-def _dense(source: Source, path: str, fields: Any) -> Lazy:
-    from wlab.quantization.files import PARTS, read_fields
-
-    try:
-        format, shape, dtype = read_fields(path, fields)
-    except ValueError as error:
-        raise ValueError(f"{source.path}: {error}") from None
-    names = [path, *(f"{path}.{part}" for part in PARTS)]
-    parts = {name: source.arrays[name] for name in names if name in source.arrays}
-    nbytes = sum(part.nbytes for part in parts.values())
-    return Lazy(shape, dtype, nbytes, partial(_read, parts, path, fields), str(format))
-
-
-def _read(parts: Mapping[str, Lazy], path: str, fields: Any) -> np.ndarray:
+def _dequantized(arrays: Mapping[str, np.ndarray], path: str, fields: Any) -> np.ndarray:
     import jax
 
     from wlab.quantization import dequantize
     from wlab.quantization.files import from_arrays
 
-    arrays = {name: part.read() for name, part in parts.items()}
     return np.asarray(jax.jit(dequantize)(from_arrays(arrays, {path: fields})[path]))

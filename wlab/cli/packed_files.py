@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from wlab.checkpoint import Lazy, Source
 from wlab.cli.dequantizing import dequantized
+from wlab.cli.leaves_in_parts import whole_leaves
 
 
 def packed(arrays: Mapping[str, Lazy], forms: Sequence[Any]) -> dict[str, Any]:
@@ -41,38 +41,19 @@ def densified(source: Source) -> Source:
         ValueError: If the schema is damaged, or the file lacks an array that it needs.
     """
     from wlab.checkpoint.packed import SCHEMA, packed_schema
-    from wlab.pruning.packed_schema import PARTS
+    from wlab.pruning.packed_schema import PARTS, read_fields
 
     source = dequantized(source)
     schema = packed_schema(source)
     if schema is None:
         return source
-    path_of = {f"{path}.{part}": path for path in schema for part in PARTS}
-    names = dict.fromkeys([path_of.get(name, name) for name in source.arrays] + list(schema))
-    arrays = {
-        name: _dense(source, name, schema[name]) if name in schema else source.arrays[name]
-        for name in names
-    }
+    dense = whole_leaves(source, schema, parts=PARTS, read_fields=read_fields, whole=_dense)
     metadata = {key: value for key, value in source.metadata.items() if key != SCHEMA}
-    return replace(source, arrays=arrays, metadata=metadata)
+    return replace(dense, metadata=metadata)
 
 
-def _dense(source: Source, path: str, fields: Any) -> Lazy:
-    from wlab.pruning.packed_schema import PARTS, read_fields
-
-    try:
-        form, shape, dtype = read_fields(path, fields)
-    except ValueError as error:
-        raise ValueError(f"{source.path}: {error}") from None
-    names = [path, *(f"{path}.{part}" for part in PARTS)]
-    parts = {name: source.arrays[name] for name in names if name in source.arrays}
-    nbytes = sum(part.nbytes for part in parts.values())
-    return Lazy(shape, dtype.name, nbytes, partial(_read, parts, path, fields), str(form))
-
-
-def _read(parts: Mapping[str, Lazy], path: str, fields: Any) -> np.ndarray:
+def _dense(arrays: Mapping[str, np.ndarray], path: str, fields: Any) -> np.ndarray:
     from wlab.pruning.packed import decompress
     from wlab.pruning.packed_schema import from_arrays
 
-    arrays = {name: part.read() for name, part in parts.items()}
     return decompress(from_arrays(arrays, {path: fields})[path])
