@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments import runner
@@ -17,3 +17,10 @@ def kept(path: Path, measure: Callable[[], float], *, name: str = "figure") -> f
         runner.write_text(path, json.dumps({name: figure, **spent}))
         print(f"{path.stem}: {name} {figure:.2f}", flush=True)
     return json.loads(path.read_text())[name]
+
+
+def spread(figures: Sequence[float]) -> str:
+    """The mean, with the least and the largest if there are several."""
+    mean = sum(figures) / len(figures)
+    several = f" ({min(figures):.3f} to {max(figures):.3f})" if len(figures) > 1 else ""
+    return f"{mean:.3f}{several}"

@@ -16,7 +16,7 @@ Expect  dense < SparseGPT <= Wanda << magnitude << random: 3.1, 5.4, 6.6, 11, 17
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,13 +26,12 @@ import jax.numpy as jnp
 
 from experiments import runner
 from experiments.kept import kept
-from experiments.pruning.texts import Reading, stories, wikitext
-from wlab import pretrained, pruning, tree
+from experiments.pruning.texts import KERNELS, Reading, stories, wikitext
+from wlab import pruning, tree
 from wlab.pruning import Neighbours, Pattern, PerLeaf, PerOutput
 from wlab.table import Table
 from wlab.transform import Params
 
-KERNELS = r"block_\d+/(attn/[qkvo]|gate|up|down)/kernel"
 PATTERNS: dict[str, Pattern] = {
     "50 %": PerLeaf(0.5),
     "4:8": Neighbours(keep=4, of=8),
@@ -79,8 +78,7 @@ def run(config: Config, directory: Path) -> dict[str, Any]:
     def measure(cell: Cell) -> float:
         reading = reading_of(cell.network)
         params = pruned(reading, cell.method, cell.pattern, cell.seed, batch=config.batch)
-        network = replace(reading.network, params=params)
-        return pretrained.perplexity(network, reading.test, context=reading.context).perplexity
+        return reading.perplexity(params)
 
     return {
         "cells": [
@@ -100,16 +98,14 @@ def pruned(reading: Reading, method: str, pattern: str, seed: int, *, batch: int
     if method in ("random", "magnitude"):
         scores = _random(seed) if method == "random" else (lambda path, kernel: jnp.abs(kernel))
         return _by_scores(network.params, chosen, scores)
-    rows = reading.calibration(seed)
-    batches = [(jnp.asarray(rows[i : i + batch]),) for i in range(0, len(rows), batch)]
-    stages = [rf"block_{i}/.*" for i in range(network.config.layers)]
+    batches = reading.batches(seed, batch=batch)
     if method == "wanda" and isinstance(chosen, PerLeaf):
         chosen = PerOutput(chosen.density)  # as the paper has it
     rules: tree.Rules[Pattern | None] = [(KERNELS, chosen), (".*", None)]
     given = (network.model.apply, network.params, batches, rules)
     if method == "wanda":
-        return pruning.wanda(*given, stages=stages)
-    return pruning.sparsegpt(*given, stages=stages).params
+        return pruning.wanda(*given, stages=reading.stages)
+    return pruning.sparsegpt(*given, stages=reading.stages).params
 
 
 def _by_scores(

@@ -1,7 +1,7 @@
 """Texts to calibrate and to judge a language model on, and the model itself."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from jaxtyping import Int
 
 from wlab import data, models, pretrained
 from wlab.checkpoint.atomic import written_whole
+from wlab.transform import Params
 
 Tokens = Int[np.ndarray, "rows context"]
+KERNELS = r"block_\d+/(attn/[qkvo]|gate|up|down)/kernel"  # those of a decoder's blocks
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,21 @@ class Reading:
     calibration: Callable[[int], Tokens]
     test: Int[np.ndarray, " length"]
     context: int
+
+    @property
+    def stages(self) -> list[str]:
+        """Block by block: a regex of the leaves of each."""
+        return [rf"block_{i}/.*" for i in range(self.network.config.layers)]
+
+    def batches(self, seed: int, *, batch: int) -> list[tuple[jax.Array]]:
+        """The rows to calibrate on, so many at once."""
+        rows = self.calibration(seed)
+        return [(jnp.asarray(rows[i : i + batch]),) for i in range(0, len(rows), batch)]
+
+    def perplexity(self, params: Params) -> float:
+        """On the test text, with other weights."""
+        network = replace(self.network, params=params)
+        return pretrained.perplexity(network, self.test, context=self.context).perplexity
 
 
 def wikitext(name: str, *, rows: int, test: int, context: int = 512) -> Reading:

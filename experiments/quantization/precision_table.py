@@ -24,7 +24,7 @@ import numpy as np
 
 from experiments import resnet56, runner
 from experiments.kept import kept
-from experiments.pruning.texts import Reading, stories, wikitext
+from experiments.pruning.texts import stories, wikitext
 from wlab import data, pretrained, quantization, tree
 from wlab.quantization import Format, int4, int8
 from wlab.table import Table
@@ -184,12 +184,7 @@ def _language(name: str, config: Config, directory: Path) -> Subject:
         read = stories(name, directory, rows=1, test=config.tokens or 51_200)
     else:
         read = wikitext(name, rows=1, test=config.tokens or 5_120)
-    return Subject(read.network.params, "perplexity", partial(_perplexity, read))
-
-
-def _perplexity(read: Reading, params: Params) -> float:
-    network = replace(read.network, params=params)
-    return pretrained.perplexity(network, read.test, context=read.context).perplexity
+    return Subject(read.network.params, "perplexity", read.perplexity)
 
 
 SUBJECTS: dict[str, Callable[[str, Config, Path], Subject]] = {

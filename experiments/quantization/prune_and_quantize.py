@@ -19,7 +19,7 @@ Expect  SparseGPT, then GPTQ = jointly < SparseGPT, then nearest = GPTQ in 3 bit
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,16 +31,15 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from experiments import runner
-from experiments.kept import kept
-from experiments.pruning.texts import Reading, stories
-from wlab import calibration, pretrained, pruning, quantization, tree
+from experiments.kept import kept, spread
+from experiments.pruning.texts import KERNELS, Reading, stories
+from wlab import calibration, pruning, quantization, tree
 from wlab.pruning import NM, Bitmask, Form, Neighbours, Pattern, PerLeaf
 from wlab.pruning.patterns import chosen_rows
 from wlab.quantization import Format, integer
 from wlab.table import Table
 from wlab.transform import Params
 
-KERNELS = r"block_\d+/(attn/[qkvo]|gate|up|down)/kernel"
 PATTERNS: dict[str, Pattern] = {"50 %": PerLeaf(0.5), "2:4": Neighbours(keep=2, of=4)}
 FORMS: tuple[Form, ...] = (NM(2, 4), Bitmask())
 AS_IT_CAME, DENSE = "as it came", "dense"
@@ -121,8 +120,7 @@ def run(config: Config, directory: Path) -> dict[str, Any]:
 
     def perplexity(cell: Cell) -> float:
         read = reading()
-        network = replace(read.network, params=params_of(cell))
-        return pretrained.perplexity(network, read.test, context=read.context).perplexity
+        return read.perplexity(params_of(cell))
 
     def stored(cell: Cell) -> float:
         return stored_bits(params_of(cell), cell.bits, group=config.group)
@@ -141,11 +139,11 @@ def run(config: Config, directory: Path) -> dict[str, Any]:
 
 def compressed(reading: Reading, cell: Cell, *, group: int, batch: int) -> Params:
     """The weights after all steps of a method."""
-    network, rows = reading.network, reading.calibration(cell.set)
+    network = reading.network
     task = Task(
         fn=network.model.apply,
-        batches=[(jnp.asarray(rows[i : i + batch]),) for i in range(0, len(rows), batch)],
-        stages=[rf"block_{i}/.*" for i in range(network.config.layers)],
+        batches=reading.batches(cell.set, batch=batch),
+        stages=reading.stages,
         pattern=PATTERNS.get(cell.pattern),
         format=_format(cell.bits, group) if cell.bits < 32 else None,
     )
@@ -283,15 +281,9 @@ def show(results: dict[str, Any]) -> str:
     for (pattern, method, bits), cells in found.items():
         stored = float(np.mean([cell["stored"] for cell in cells]))
         figures = [cell["perplexity"] for cell in cells]
-        rows.append((pattern, method, bits, round(stored, 3), _spread(figures)))
+        rows.append((pattern, method, bits, round(stored, 3), spread(figures)))
     columns = ("", "", "bits of a value", "stored bits a weight", "perplexity")
     return str(Table(columns, tuple(rows)))
-
-
-def _spread(figures: list[float]) -> str:
-    mean = sum(figures) / len(figures)
-    several = f" ({min(figures):.3f} to {max(figures):.3f})" if len(figures) > 1 else ""
-    return f"{mean:.3f}{several}"
 
 
 def _cells(config: Config) -> list[Cell]:

@@ -15,22 +15,19 @@ Paper   Frantar et al. 2022 (arXiv:2210.17323), LLaMA-7B on WikiText-2: 5.68; 4 
 Expect  of what rounding loses GPTQ wins back 40 % at 4 bits and 60 % at 3
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
 from experiments import runner
-from experiments.kept import kept
-from experiments.pruning.texts import Reading, stories
-from wlab import pretrained, quantization, tree
+from experiments.kept import kept, spread
+from experiments.pruning.texts import KERNELS, Reading, stories
+from wlab import quantization, tree
 from wlab.quantization import Format, integer
 from wlab.table import Table
 from wlab.transform import Params
 
-KERNELS = r"block_\d+/(attn/[qkvo]|gate|up|down)/kernel"
 METHODS = (
     *("nearest", "awq", "awq clipped", "gptq", "gptq act-order"),
     *("nearest asymmetric", "gptq asymmetric"),
@@ -72,8 +69,7 @@ def run(config: Config, directory: Path) -> dict[str, Any]:
     def measure(cell: Cell) -> float:
         read = reading()
         params = rounded(read, cell, group=config.group, batch=config.batch)
-        network = replace(read.network, params=params)
-        return pretrained.perplexity(network, read.test, context=read.context).perplexity
+        return read.perplexity(params)
 
     return {
         "cells": [
@@ -98,15 +94,13 @@ def rounded(reading: Reading, cell: Cell, *, group: int, batch: int) -> Params:
     rules: tree.Rules[Format | None] = [(KERNELS, format), (".*", None)]
     if cell.method.startswith("nearest"):
         return quantization.dequantize_tree(quantization.quantize_tree(network.params, rules))
-    rows = reading.calibration(cell.set)
-    batches = [(jnp.asarray(rows[i : i + batch]),) for i in range(0, len(rows), batch)]
+    batches = reading.batches(cell.set, batch=batch)
     given = (network.model.apply, network.params, batches, rules)
-    stages = [rf"block_{i}/.*" for i in range(network.config.layers)]
     if cell.method.startswith("awq"):
         clip = cell.method.endswith("clipped")
-        return quantization.awq(*given, clip=clip, stages=stages).params
+        return quantization.awq(*given, clip=clip, stages=reading.stages).params
     act_order = "act-order" in cell.method
-    return quantization.gptq(*given, act_order=act_order, stages=stages).params
+    return quantization.gptq(*given, act_order=act_order, stages=reading.stages).params
 
 
 def show(results: dict[str, Any]) -> str:
@@ -123,7 +117,7 @@ def show(results: dict[str, Any]) -> str:
         lost = [found[nearest, b][0] - plain for b in bits]
         won = (_won(plain, cell, gap) for cell, gap in zip(cells, lost, strict=True))
         won = [""] * len(bits) if method.startswith("nearest") else won
-        columns = zip(map(_spread, cells), won, strict=True)
+        columns = zip(map(spread, cells), won, strict=True)
         rows.append((method, *(part for pair in columns for part in pair)))
     head = (part for b in bits for part in (f"{b} bits", "% won back"))
     return f"float32: {plain:.4f}\n{Table(('perplexity', *head), tuple(rows))}"
@@ -131,12 +125,6 @@ def show(results: dict[str, Any]) -> str:
 
 def _won(plain: float, cell: list[float], gap: float) -> str:
     return f"{100 * (1 - (sum(cell) / len(cell) - plain) / gap):.0f}" if gap > 0 else ""
-
-
-def _spread(figures: list[float]) -> str:
-    mean = sum(figures) / len(figures)
-    several = f" ({min(figures):.3f} to {max(figures):.3f})" if len(figures) > 1 else ""
-    return f"{mean:.3f}{several}"
 
 
 def _cells(config: Config) -> list[Cell]:

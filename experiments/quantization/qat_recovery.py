@@ -16,7 +16,7 @@ Expect  half of what the best rounding loses, in one epoch
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +28,8 @@ import optax
 
 from experiments import resnet56, runner
 from experiments.kept import kept
-from experiments.pruning.texts import Reading, stories
-from wlab import data, pretrained, quantization, training, tree
+from experiments.pruning.texts import KERNELS, Reading, stories
+from wlab import data, quantization, training, tree
 from wlab.calibration import Batches
 from wlab.quantization import Format, integer
 from wlab.table import Table
@@ -220,25 +220,14 @@ def _stories(config: Config, directory: Path) -> Subject:
     read = stories("stories15m", directory, rows=config.rows, test=config.test or 51_200)
     network = read.network
     format = integer(config.bits, group_size=128, scale_dtype="float16")
-    rules: tree.Rules[Format | None] = [
-        (r"block_\d+/(attn/[qkvo]|gate|up|down)/kernel", format),
-        (".*", None),
-    ]
-
-    def calibration(seed: int) -> Batches:
-        rows = read.calibration(seed)
-        return [(jnp.asarray(rows[i : i + 16]),) for i in range(0, len(rows), 16)]
-
-    def judge(seen: Seen) -> float:
-        rounded = replace(network, params=seen.params)
-        return pretrained.perplexity(rounded, read.test, context=read.context).perplexity
+    rules: tree.Rules[Format | None] = [(KERNELS, format), (".*", None)]
 
     return Subject(
         Seen(network.params, ()),
-        *(rules, rules, network.model.apply, calibration),
-        [rf"block_{i}/.*" for i in range(network.config.layers)],
+        *(rules, rules, network.model.apply, partial(read.batches, batch=16)),
+        read.stages,
         partial(_told_on, config, read),
-        judge,
+        lambda seen: read.perplexity(seen.params),
     )
 
 

@@ -32,14 +32,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import runner
-from experiments.kept import kept
-from experiments.pruning.texts import Reading, stories
+from experiments.kept import kept, spread
+from experiments.pruning.texts import KERNELS, Reading, stories
 from wlab import calibration, pretrained, quantization, tree
 from wlab.quantization import Clip, Format, int8
 from wlab.table import Table
 from wlab.transform import Params
 
-KERNELS = r"block_\d+/(attn/[qkvo]|gate|up|down)/kernel"
 BEHIND_NORMS = r"block_\d+/(attn/[qkv]|gate|up)/kernel"
 READERS = {"norm_1": ("attn/q", "attn/k", "attn/v"), "norm_2": ("gate", "up")}
 INPUTS = ("float32", "per token", "per tensor")
@@ -107,12 +106,12 @@ def run(config: Config, directory: Path) -> dict[str, Any]:
 
 def in_eight_bits(reading: Reading, cell: Cell, *, channels: int, batch: int) -> pretrained.Network:
     """The network with outliers, smoothed and in 8 bits as the cell says."""
-    network, rows = reading.network, reading.calibration(cell.seed)
+    network = reading.network
     chosen = np.random.default_rng(cell.seed).permutation(network.config.width)[:channels]
     params = planted(network.params, chosen, factor=cell.factor)
     if cell.alpha == AS_IT_CAME:
         return replace(network, params=params)
-    batches = [(jnp.asarray(rows[i : i + batch]),) for i in range(0, len(rows), batch)]
+    batches = reading.batches(cell.seed, batch=batch)
     if cell.alpha != BEFORE:
         params = smoothed(network, params, batches, alpha=cell.alpha)
     return rounded(network, params, batches, inputs=cell.inputs)
@@ -206,20 +205,14 @@ def show(results: dict[str, Any]) -> str:
         rows = tuple(
             (
                 f"x {factor}",
-                _spread(found["float32", factor, AS_IT_CAME]),
-                *(_spread(found[inputs, factor, alpha]) for alpha in alphas),
+                spread(found["float32", factor, AS_IT_CAME]),
+                *(spread(found[inputs, factor, alpha]) for alpha in alphas),
             )
             for factor in factors
         )
         heads = (alpha if alpha == BEFORE else f"alpha {alpha}" for alpha in alphas)
         tables.append(str(Table((f"inputs {inputs}", "float32", *heads), rows)))
     return "\n\n".join(tables)
-
-
-def _spread(figures: list[float]) -> str:
-    mean = sum(figures) / len(figures)
-    several = f" ({min(figures):.3f} to {max(figures):.3f})" if len(figures) > 1 else ""
-    return f"{mean:.3f}{several}"
 
 
 def _cells(config: Config) -> list[Cell]:
