@@ -10,7 +10,7 @@ demo: $(VENV)/.ready        ## a weight's whole life on MNIST, beside the publis
 	$(PY) -m experiments.compression.deep_compression
 
 test: $(VENV)/.ready        ## the tests, with a pairwise cover of the big product
-	$(PY) -m pytest $(TESTS) -n $(JOBS) --dist worksteal -m "not long" --durations 30
+	$(PY) -m pytest $(TESTS) -n $(JOBS) --dist worksteal -m "not long" --durations 150 --durations-min 2
 
 test-all: $(VENV)/.ready    ## the full product and the long ones, in resumable shards
 	$(PY) -m tests.all

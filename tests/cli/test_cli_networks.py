@@ -67,6 +67,7 @@ def test_cifar10_is_named_as_often_as_published(cached, capsys, name, right):
     assert (found["right"], found["images"]) == (right, 10_000)
 
 
+@pytest.mark.long
 def test_a_few_photographs_of_the_dataset_are_enough_to_look_at(cached, capsys):
     cached("weights/resnet56-cifar10", "cifar10")
     found = run_json(capsys, "evaluate", "resnet56-cifar10", "cifar10", "--images", "6")

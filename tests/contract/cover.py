@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 Row = tuple[str, ...]
 Factor = Mapping[str, Sequence[str]]  # a value, and the aspects of it that are to meet others
@@ -14,10 +14,11 @@ def alone(values: Sequence[str]) -> Factor:
     return {value: (value,) for value in values}
 
 
-def pairwise(factors: Mapping[str, Factor]) -> list[Row]:
+def pairwise(factors: Mapping[str, Factor], dear: Collection[str] = ()) -> list[Row]:
     """Greedy and deterministic: each row takes the values that cover most open pairs.
 
-    Among equals the rarest so far is taken, so that every value occurs, and whole values meet too.
+    Among equals one that is not `dear` is taken, then the rarest so far, so that every value
+    occurs, and whole values meet too.
     The result is the same on every machine: a failing row can be named.
     """
     known = list(factors.values())
@@ -26,7 +27,7 @@ def pairwise(factors: Mapping[str, Factor]) -> list[Row]:
     met: Counter[tuple[str, str]] = Counter()
     while open_pairs:
         first = min(open_pairs, key=lambda p: (p[0], p[2], p[1], p[3]))
-        rows.append(_row({first[0]: first[1], first[2]: first[3]}, known, open_pairs, met))
+        rows.append(_row({first[0]: first[1], first[2]: first[3]}, known, open_pairs, met, dear))
         open_pairs -= set(pairs(rows[-1], factors))
         met.update(itertools.combinations(rows[-1], 2))
     return rows
@@ -52,7 +53,11 @@ def pairs(row: Row, factors: Mapping[str, Factor]) -> Iterator[Pair]:
 
 
 def _row(
-    wanted: Mapping[int, str], known: list[Factor], open_pairs: set[Pair], met: Counter
+    wanted: Mapping[int, str],
+    known: list[Factor],
+    open_pairs: set[Pair],
+    met: Counter,
+    dear: Collection[str],
 ) -> Row:
     """A row with the wanted values or aspects; the others cover most open pairs."""
     chosen: dict[int, str] = {}
@@ -61,7 +66,8 @@ def _row(
         fit = [v for v, of in known[k].items() if aspect is None or aspect == v or aspect in of]
         gain = [_gain(chosen, k, known[k][v], known, open_pairs) for v in fit]
         often = [sum(met[pair] for pair in _with(chosen, k, v)) for v in fit]
-        chosen[k] = fit[min(range(len(fit)), key=lambda n: (-gain[n], often[n]))]
+        rank = [(-g, v in dear, n) for g, v, n in zip(gain, fit, often, strict=True)]
+        chosen[k] = fit[rank.index(min(rank))]
     return tuple(chosen[k] for k in range(len(known)))
 
 

@@ -13,7 +13,7 @@ from run import run
 
 from wlab import training
 
-FEW, MANY = 6, int(os.environ.get("WLAB_CASES", "200"))
+FEW, MANY = 3, int(os.environ.get("WLAB_CASES", "200"))
 
 
 def check_laws(case: Case) -> None:

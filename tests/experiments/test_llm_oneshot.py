@@ -46,6 +46,7 @@ def test_chance_differs_by_seed_and_by_leaf(reading):
     assert (up != gate).any()
 
 
+@pytest.mark.long
 def test_what_is_kept_is_not_computed_again_and_is_shown(monkeypatch, tmp_path, reading):
     monkeypatch.setattr(llm_oneshot, "wikitext", lambda *args, **options: reading)
     config = Config(networks="tiny", methods="random,magnitude", seeds=2)

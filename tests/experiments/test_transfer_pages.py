@@ -125,6 +125,7 @@ def test_a_kept_error_is_not_measured_again(tmp_path):
     assert kept_error(tmp_path / "a.json", lambda: pytest.fail("measured")) == 25
 
 
+@pytest.mark.long
 def test_the_page_of_strategies_runs_resumes_and_shows_every_way(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(strategies, "letters", lambda: replace(toy(), name="letters"))
     monkeypatch.setattr(strategies, "LABELS", {"letters": (8, 0)})
@@ -140,6 +141,7 @@ def test_the_page_of_strategies_runs_resumes_and_shows_every_way(tmp_path, monke
     assert "8 labels" in shown and "all labels" in shown
 
 
+@pytest.mark.long
 def test_the_page_of_ranks_runs_and_shows_every_kind(tmp_path, monkeypatch):
     monkeypatch.setattr(lora_rank, "letters", toy)
     monkeypatch.setattr(lora_rank, "KERNELS", r"body/block_\d/attn/q/kernel")

@@ -107,6 +107,7 @@ def test_owl_keeps_the_mean_within_the_spread(stages, density):
     assert len(set(found.values())) == (3 if stages else 4)  # without, two pairs are alike
 
 
+@pytest.mark.long
 def test_owls_rules_are_taken_by_all_three_that_prune():
     rules = owl(network, PARAMS, BATCHES, 0.5, [("third/.*", None), (".*", True)])
     assert {type(value) for _, value in rules} == {PerOutput, type(None)}

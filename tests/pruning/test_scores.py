@@ -303,6 +303,7 @@ def test_units_are_scored_by_any_score():
     np.testing.assert_allclose(hidden, score["a"].sum(0) + score["c"].sum(1), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_on_digits_every_score_beats_chance(key):
     params, train, test = learnt()
     few = [(train[0][i : i + 100], train[1][i : i + 100]) for i in range(0, 400, 100)]

@@ -71,6 +71,7 @@ def abstract_state(mesh: str) -> training.TrainState:
     )
 
 
+@pytest.mark.long
 def test_a_run_on_8_devices_is_restored_bit_exactly_on_4_and_1_and_goes_on(tmp_path, capsys):
     out = tmp_path / "8"
     whole = in_process(capsys, *PRUNED, "--mesh", "data=4,model=2", "--fsdp", "--out", out)
