@@ -24,18 +24,15 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float
 
 from experiments import runner
 from experiments.kept import kept, spread
 from experiments.pruning.texts import KERNELS, Reading, stories
 from wlab import calibration, pruning, quantization, tree
+from wlab.calibration import RowGrids
 from wlab.pruning import NM, Bitmask, Form, Neighbours, Pattern, PerLeaf
-from wlab.pruning.patterns import chosen_rows
 from wlab.quantization import Format, integer
 from wlab.table import Table
 from wlab.transform import Params
@@ -49,8 +46,6 @@ HALVED = (
     *("sparsegpt, nearest", "sparsegpt, gptq", "jointly"),
 )
 BLOCK = 128  # inputs whose errors are applied to later ones at once
-
-Matrix = Float[Array, "inputs outputs"]
 
 
 @dataclass(frozen=True)
@@ -198,11 +193,23 @@ def _sparsegpt(params: Params, task: Task) -> Params:
 
 
 def _gptq(params: Params, task: Task) -> Params:
-    return _rounded(params, task, None)
+    rules: tree.Rules[Format | None] = [(KERNELS, _format_of(task)), (".*", None)]
+    given = (task.fn, params, task.batches, rules)
+    return quantization.gptq(*given, groups="static", block=BLOCK, stages=task.stages).params
 
 
 def _jointly(params: Params, task: Task) -> Params:
-    return _rounded(params, task, _pattern(task))
+    rules: tree.Rules[Pattern | None] = [(KERNELS, _pattern(task)), (".*", None)]
+    given = (task.fn, params, task.batches, rules)
+    grids: tree.Rules[RowGrids | None] = [(KERNELS, _grids(_format_of(task))), (".*", None)]
+    options = {"grids": grids, "block": BLOCK, "stages": task.stages}
+    return pruning.sparsegpt(*given, **options).params
+
+
+@cache
+def _grids(format: Format) -> RowGrids:
+    """One value for a format, so that it is compiled once."""
+    return quantization.row_grids(format)
 
 
 STEPS: dict[str, Callable[[Params, Task], Params]] = {
@@ -212,64 +219,6 @@ STEPS: dict[str, Callable[[Params, Task], Params]] = {
     "gptq": _gptq,
     "jointly": _jointly,
 }
-
-
-def _rounded(params: Params, task: Task, pattern: Pattern | None) -> Params:
-    """Each kernel by `rounded_rows`, with its inputs behind those already rounded."""
-
-    def change(path: str, matrix: Array, seen: calibration.Gram, format: Format) -> Any:
-        factor = calibration.damped_factor(seen.products, 0.01, path=path, purpose="jointly")
-        return rounded_rows(matrix, factor, format=format, pattern=pattern), None
-
-    return calibration.by_inputs(
-        *(task.fn, params, task.batches, [(KERNELS, task.format), (".*", None)]),
-        *(calibration.gram(), change),
-        stages=task.stages,
-        report=lambda stage, done: None,
-        purpose="jointly",
-    )[0]
-
-
-@partial(jax.jit, static_argnames=("format", "pattern"))
-def rounded_rows(
-    kernel: Matrix,
-    factor: Float[Array, "inputs inputs"],
-    *,
-    format: Format,
-    pattern: Pattern | None = None,
-) -> Matrix:
-    """A matrix on its grid with zeros, where later rows make up for what earlier ones lose.
-
-    Grids are those of the matrix as it was.
-
-    Args:
-        kernel: Weights, in float32.
-        factor: `calibration.inverse_factor(gram)`.
-        format: Symmetric integers, in groups of inputs.
-        pattern: Which weights stay is chosen on the way, as SparseGPT does; None: zeros stay zero,
-            and others do not become zero but by rounding.
-
-    Reference:
-        Frantar & Alistarh 2023 (arXiv:2301.00774), section 3.5: joint sparsification and
-        quantization.
-    """
-    scale = quantization.quantize(kernel, format).scale.astype(jnp.float32)
-    steps = jnp.repeat(scale, format.groups(kernel.shape)[0][1], axis=0)[: len(kernel)]
-    top = 2 ** (format.grid.bits - 1) - 1
-
-    def look(rows: Matrix, widths: Float[Array, " inputs"], first: Any) -> Any:
-        here = lax.dynamic_slice_in_dim(steps, first, len(rows))
-        if pattern is None:
-            return lax.dynamic_slice_in_dim(kernel, first, len(rows)) != 0, here
-        start = 0 if isinstance(pattern, Neighbours) else first  # groups are alike everywhere
-        return chosen_rows(pattern, (rows / widths[:, None]) ** 2, start), here
-
-    def decide(row: Array, found: Any, i: Array) -> Array:
-        stays, step = found[0][i], found[1][i]
-        return jnp.where(stays, jnp.clip(jnp.round(row / step), -top, top) * step, 0)
-
-    unit = pattern.of if isinstance(pattern, Neighbours) else BLOCK
-    return calibration.compensated(kernel, factor, look, decide, unit=unit, block=BLOCK).kernel
 
 
 def show(results: dict[str, Any]) -> str:
@@ -305,6 +254,12 @@ def _pattern(task: Task) -> Pattern:
     if task.pattern is None:
         raise ValueError("a step that prunes needs one of the patterns.")
     return task.pattern
+
+
+def _format_of(task: Task) -> Format:
+    if task.format is None:
+        raise ValueError("a step that rounds needs a format.")
+    return task.format
 
 
 def _kernels(params: Params) -> dict[str, Any]:

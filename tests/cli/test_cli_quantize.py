@@ -11,15 +11,17 @@ import pytest
 
 from wlab import tree
 from wlab.checkpoint import Lazy, open_source, save_gguf, save_npz, save_safetensors
-from wlab.checkpoint.formats.gguf_blocks import encode
+from wlab.checkpoint.formats.gguf_blocks import decode, encode
 from wlab.checkpoint.packed import SCHEMA, load_packed
-from wlab.cli import quantized_leaves
+from wlab.cli import quantized_k, quantized_leaves
 from wlab.cli.logit_distance import logit_distance
 from wlab.cli.main import main
 from wlab.cli.quantized_leaves import EMBEDDING, NORM
 from wlab.models import LlamaConfig, llama
 from wlab.pretrained import export, from_gguf, maps
 from wlab.quantization.files import from_arrays
+from wlab.quantization.gguf_k_blocks import k_blocks
+from wlab.quantization.k_quants import KQuant
 
 WORDS = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "a", "b", "▁a"]
 STORY = LlamaConfig(
@@ -168,11 +170,12 @@ def test_saturated_codes_and_outliers_are_counted(tmp_path, capsys):
 
 
 def test_hqq_needs_no_data_and_stores_minima(source, tmp_path, capsys):
-    flags = ["--format", "int4", "--group", "16", "--rules", ".*/q/.*=yes", ".*=no"]
+    flags = ["--format", "int4", "--group", "12", "--rules", ".*/q/.*=yes", ".*=no"]
     target = tmp_path / "h.safetensors"
     assert main(["quantize", source, str(target), *flags, "--method", "hqq"]) == 0
     leaf = from_arrays(*load_packed(target))["block_0/attn/q/kernel"]
     assert leaf.format.grid.zero == "minimum" and leaf.zero_point.dtype == np.float16
+    assert leaf.scale.shape == (3, 32)  # 12, 12 and 8 inputs
     capsys.readouterr()
     (row,) = run_json(capsys, "verify", source, target)["leaves"]
     assert row["sqnr_db"] > 18
@@ -308,6 +311,63 @@ def test_a_folder_takes_a_folder_and_whole_groups(hub_folder, source, tmp_path, 
     assert not out.exists()
 
 
+@pytest.fixture
+def wide_gguf(tmp_path) -> tuple[str, dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    shapes = {"ffn_up": (3, 512), "ffn_gate": (3, 256), "ffn_down": (2, 96), "attn_norm": (512,)}
+    arrays = {
+        f"blk.0.{name}.weight": rng.standard_normal(shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    save_gguf(tmp_path / "wide.gguf", arrays, metadata={"general.architecture": "llama"})
+    return str(tmp_path / "wide.gguf"), arrays
+
+
+@pytest.mark.parametrize(("encoding", "nbytes"), [("Q4_K", 144), ("Q6_K", 210)])
+def test_k_quants_are_their_blocks_and_are_read_back(wide_gguf, tmp_path, capsys, encoding, nbytes):
+    (source, arrays), target = wide_gguf, tmp_path / "k.gguf"
+    flags = ["--format", f"ggml_{encoding.lower()}", "--rules", ".*down.*=ggml_q5_0"]
+    result = run_json(capsys, "quantize", source, target, *flags)
+    rows = {row["leaf"]: row for row in result["leaves"]}
+    file = open_source(target)
+    for name, x in arrays.items():
+        if "up" in name or "gate" in name:
+            blocks = k_blocks(x, encoding)
+            np.testing.assert_array_equal(file.arrays[name].blocks(), blocks)
+            np.testing.assert_array_equal(file.arrays[name].read(), decode(blocks, encoding))
+            assert rows[name]["disk"] == blocks.size == x.size // 256 * nbytes
+    assert file.arrays["blk.0.ffn_down.weight"].encoding == "Q5_0"
+    assert file.metadata["general.file_type"] == {"Q4_K": 14, "Q6_K": 18}[encoding]
+    verified = {row["leaf"]: row for row in run_json(capsys, "verify", source, target)["leaves"]}
+    for name, row in rows.items():
+        assert row["sqnr_db"] == pytest.approx(verified[name]["sqnr_db"], rel=1e-4)
+    planned = run_json(capsys, "plan", source, *flags)
+    assert planned["totals"][-1]["disk"] == result["totals"][-1]["disk"]
+
+
+def test_a_k_quant_of_a_leaf_whose_inputs_come_first_is_that_of_its_rows():
+    x = np.random.default_rng(0).standard_normal((512, 3)).astype(np.float32)
+    plain, found = Lazy(x.shape, "float32", x.nbytes, lambda: x), {}
+    leaf = quantized_k.leaf(plain, KQuant("Q6_K", axis=-2), plain.read, np.transpose, found)
+    assert (leaf.shape, leaf.nbytes) == ((3, 512), 3 * 2 * 210)
+    np.testing.assert_array_equal(leaf.blocks(), k_blocks(x.T, "Q6_K"))
+    assert 33 < found["sqnr_db"] < 36
+
+
+def test_k_quants_that_cannot_be_name_what_to_do(wide_gguf, tmp_path, capsys):
+    (source, _), target = wide_gguf, tmp_path / "k.gguf"
+    flags = ["--format", "ggml_q4_k"]
+    error = said(capsys, "quantize", source, target, *flags)
+    assert "ffn_down.weight' has 96 inputs, not whole Q4_K blocks of 256" in error
+    assert "as ggml_q5_0" in error and "=no'" in error
+    flags += ["--rules", ".*down.*=no"]
+    error = said(capsys, "quantize", source, tmp_path / "k.safetensors", *flags)
+    assert "ggml Q4_K is of GGUF files alone" in error
+    error = said(capsys, "plan", source, *flags, "--method", "gptq")
+    assert "takes --method nearest, not gptq" in error
+    assert not target.exists()
+
+
 def test_quantizing_twice_and_other_refusals_name_what_to_do(source, tmp_path, capsys):
     target = tmp_path / "q.safetensors"
     flags = ["--format", "int4", "--group", "12"]
@@ -323,9 +383,6 @@ def test_quantizing_twice_and_other_refusals_name_what_to_do(source, tmp_path, c
     assert "what runs them is not known" in error
     error = said(capsys, "quantize", source, tmp_path / "x.gguf", "--format", "ggml_q4_0")
     assert "does not name its arrays as ggml does" in error
-    hqq = ["--format", "int4", "--group", "12", "--method", "hqq"]
-    error = said(capsys, "quantize", source, again, *hqq)
-    assert "'block_0/attn/k/kernel' cannot be" in error and "=no'" in error
     assert "rule 'hed.*' matches no leaf" in said(
         capsys, "quantize", source, again, *flags, "--rules", "hed.*=no"
     )
@@ -444,3 +501,33 @@ def test_a_packed_file_is_converted_as_the_values_that_its_codes_stand_for(
     assert set(found) == set(FLAT)
     for path in KERNELS:
         np.testing.assert_array_equal(found[path], nearest(FLAT[path], group=16))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "flags", "axis"),
+    [
+        ("block/fc/kernel", (4, 8), "--group 2", -2),
+        ("conv/kernel", (3, 3, 4, 8), "", -2),
+        ("model.layers.0.mlp.up_proj.weight", (8, 4), "--group 2", -1),
+        ("layers/0/weight", (8, 4), "", -1),
+        ("layer1.conv1.weight", (8, 4, 3, 3), "", (1, 2, 3)),
+        ("layer1.conv1.weight", (8, 4, 3, 3), "--axis 1 --group 2", 1),
+        ("h.0.mlp.c_fc.weight", (4, 8), "", -2),
+        ("h.0.attn.c_proj.weight", (4, 8), "", -2),
+    ],
+)
+def test_inputs_are_found_by_the_name_of_the_leaf(name, shape, flags, axis):
+    assert chosen_for(name, shape, flags).axis == axis
+
+
+def test_groups_of_a_convolution_with_outputs_first_are_refused():
+    with pytest.raises(ValueError, match=r"convolution whose inputs are all .*conv1\\.weight=int8"):
+        chosen_for("layer1.conv1.weight", (8, 4, 3, 3), "--group 2")
+
+
+def chosen_for(name: str, shape: tuple[int, ...], flags: str):
+    parser = argparse.ArgumentParser()
+    quantized_leaves.arguments(parser)
+    args = parser.parse_args(["--format", "int4", *flags.split()])
+    array = Lazy(shape, "float32", 4 * int(np.prod(shape)), lambda: np.zeros(shape))
+    return quantized_leaves.chosen({name: array}, args)[name]

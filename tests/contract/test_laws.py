@@ -20,7 +20,7 @@ from wlab import checkpoint, training, tree
 
 F = FRAMEWORKS["dict"]
 EACH = pytest.mark.parametrize("name", TRANSFORMS)
-# Where a law trains, `make test` takes one row of each kind and `make test-all` every row.
+# Where a law compiles, `make test` takes one row of each kind and `make test-all` every row.
 KINDS = (
     "identity",
     "scaled",
@@ -30,7 +30,7 @@ KINDS = (
     "pissa on int4",
     "prune + freeze + tie",
 )
-TRAINED = [
+COMPILED = [
     pytest.param(name, marks=() if name in KINDS else pytest.mark.long) for name in TRANSFORMS
 ]
 FEW = (
@@ -38,7 +38,7 @@ FEW = (
     "prune + quant + tie",
     "pissa on int4",
 )  # where a law compiles twice or more
-EACH_TRAINED = pytest.mark.parametrize("name", TRAINED)
+EACH_COMPILED = pytest.mark.parametrize("name", COMPILED)
 
 
 def start(name: str, dtype: Any = jnp.float32) -> tuple[wlab.WeightTransform, Any, Any]:
@@ -66,7 +66,7 @@ def grads_like(weights: wlab.WeightTransform, stored: Any, state: Any) -> Any:
     return jax.tree.map(jnp.cos, seen) if weights.needs_grads else None
 
 
-@EACH
+@EACH_COMPILED
 def test_init_equals_its_abstract_evaluation(name: str):
     weights = TRANSFORMS[name](F)
     params, key = F.init(jax.random.key(0)), jax.random.key(1)
@@ -94,7 +94,7 @@ def test_types_are_stable_over_view_project_and_update(name: str, dtype: Any):
     jax.eval_shape(life, jax.random.key(1))
 
 
-@EACH
+@EACH_COMPILED
 def test_eager_equals_jit(name: str):
     weights, stored, state = start(name)
     grads = grads_like(weights, stored, state)
@@ -111,7 +111,7 @@ def test_eager_equals_jit(name: str):
         np.testing.assert_array_equal(eager, compiled)
 
 
-@EACH
+@EACH_COMPILED
 def test_forward_mode_agrees_with_reverse_mode_through_the_view(name: str):
     weights, stored, state = start(name)
     tangent = jax.tree.map(jnp.sin, stored)
@@ -159,7 +159,7 @@ def unaccumulated(name: str) -> Trace:
     return run(F, TRANSFORMS[name](F), OPTIMIZERS["momentum"], PLACEMENTS["one device"])
 
 
-@EACH_TRAINED
+@EACH_COMPILED
 def test_one_trace_in_many_steps(name: str):
     state = trained(name).start()
     for _ in range(4):
@@ -167,7 +167,7 @@ def test_one_trace_in_many_steps(name: str):
     assert len(trained(name).traces) == 1
 
 
-@EACH_TRAINED
+@EACH_COMPILED
 def test_after_a_step_project_changes_nothing(name: str):
     weights = TRANSFORMS[name](F)
     if weights.project is None:
@@ -212,7 +212,7 @@ def test_a_population_equals_its_members_run_alone(name: str, inner: str):
             np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
-@EACH_TRAINED
+@EACH_COMPILED
 def test_the_state_survives_save_and_restore(name: str, tmp_path: Any):
     state, step = trained(name).start(), trained(name).step
     for _ in range(2):
@@ -237,7 +237,7 @@ def test_a_nested_chain_equals_the_flat_one():
     check_zeros(nested, b)
 
 
-@EACH_TRAINED
+@EACH_COMPILED
 def test_the_callers_arrays_and_a_seen_tree_survive_donated_steps(name: str):
     weights, tx = TRANSFORMS[name](F), OPTIMIZERS["adamw"]
     params = F.init(jax.random.key(0))

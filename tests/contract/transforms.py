@@ -75,6 +75,13 @@ TRANSFORMS: dict[str, Callable[[Framework], WeightTransform]] = {
     "magnitude erk": lambda f: magnitude(0.25, kernels(f), allocation=erk),
     "static": lambda f: static(0.3, kernels(f)),
     "rigl": _moving,
+    "rigl in tiles": lambda f: rigl(
+        0.7,
+        [(re.escape(f.tie[1]), Blocks(0.6, (4, 2))), *kernels(f)],
+        every=2,
+        end=9,
+        fraction=0.8,
+    ),
     "evolutionary, int8": lambda f: evolutionary(
         0.3, kernels(f), every=1, end=9, allocation=globally, storage="int8"
     ),

@@ -1,6 +1,5 @@
 """The page on pruned weights in few bits, on matrices and a block small enough to check."""
 
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,73 +13,16 @@ from experiments.quantization import prune_and_quantize
 from experiments.quantization.prune_and_quantize import (
     DENSE,
     HALVED,
-    PATTERNS,
     Cell,
     Config,
     _cells,
     compressed,
-    rounded_rows,
     show,
     stored_bits,
 )
-from wlab import calibration, models, pretrained, quantization, tree
-from wlab.pruning import Neighbours
+from wlab import models, pretrained, tree
 
 SIZES = models.LlamaConfig(1, width=16, heads=2, kv_heads=2, ffn=16, vocab=50, context=16)
-
-
-def kernel_and_gram(inputs: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(40, inputs)) @ rng.normal(size=(inputs, inputs))
-    return rng.normal(size=(inputs, 5)), x.T @ x
-
-
-def row_by_row(w: np.ndarray, gram: np.ndarray, pattern: Any, bits: int, group: int) -> Any:
-    """SparseGPT with a grid as in its paper: each row's error goes to all later rows at once."""
-    top, inputs = 2 ** (bits - 1) - 1, len(w)
-    ends = [np.abs(w[i : i + group]).max(0) for i in range(0, inputs, group)]
-    scale = np.repeat(np.stack(ends) / top, group, axis=0)[:inputs].astype(np.float16)
-    upper = np.linalg.cholesky(np.linalg.inv(gram)).T
-    stays, w = w != 0, w.copy()
-    size = pattern.of if isinstance(pattern, Neighbours) else inputs
-    for i in range(inputs):
-        if pattern is not None and i % size == 0:
-            scores = (w[i : i + size] / np.diag(upper)[i : i + size, None]) ** 2
-            if isinstance(pattern, Neighbours):
-                stays[i : i + size] = np.argsort(np.argsort(-scores, axis=0), axis=0) < pattern.keep
-            else:
-                stays = scores >= np.sort(scores, axis=None)[scores.size // 2]
-        step = scale[i].astype(np.float64)
-        new = np.where(stays[i], np.clip(np.round(w[i] / step), -top, top) * step, 0)
-        error = (w[i] - new) / upper[i, i]
-        w[i + 1 :] -= np.outer(upper[i, i + 1 :], error)
-        w[i] = new
-    return w
-
-
-@pytest.mark.parametrize("pattern", [*PATTERNS.values(), None])
-def test_rows_are_those_of_a_plain_loop(pattern):
-    kernel, gram = kernel_and_gram()
-    if pattern is None:
-        kernel[np.abs(kernel) < 0.6] = 0
-    format = prune_and_quantize._format(3, 8)
-    factor = calibration.inverse_factor(jnp.asarray(gram, jnp.float32), 0.0)
-    found = rounded_rows(jnp.asarray(kernel, jnp.float32), factor, format=format, pattern=pattern)
-    expected = row_by_row(kernel, gram, pattern, 3, 8)
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
-    zeros = kernel == 0 if pattern is None else expected == 0
-    assert zeros.mean() > 0.3
-    assert not np.asarray(found)[zeros].any()
-
-
-def test_without_zeros_it_is_gptq():
-    kernel, gram = (jnp.asarray(x, jnp.float32) for x in kernel_and_gram())
-    format = prune_and_quantize._format(3, 8)
-    factor = calibration.inverse_factor(gram, 0.0)
-    gptq = jax.jit(partial(quantization.gptq_core, format=format, groups="static"))
-    q, _ = gptq(kernel, factor)
-    found = rounded_rows(kernel, factor, format=format)
-    np.testing.assert_allclose(found, quantization.dequantize(q), rtol=1e-6)
 
 
 KERNELS = ("attn/q", "attn/k", "attn/v", "attn/o", "gate", "up", "down")

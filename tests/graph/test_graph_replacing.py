@@ -457,10 +457,10 @@ def test_rules_that_hit_nothing():
 
 
 def test_a_product_within_an_operation_that_is_not_known():
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    spec = jax.P()
-    fn = jax.shard_map(lambda w, x: x @ w, mesh=mesh, in_specs=(spec, spec), out_specs=spec)
-    with pytest.raises(ValueError, match=r"'' is in no product(.|\n)*shard_map, opaque"):
+    def fn(w: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.lax.custom_linear_solve(lambda v: w @ v, x, lambda product, b: product(b))
+
+    with pytest.raises(ValueError, match=r"'' is in no product(.|\n)*custom_linear_solve, opaque"):
         replace(read(fn, jnp.eye(4), jnp.eye(4)), [("", by_matrices)])
 
 

@@ -9,6 +9,7 @@ from wlab.checkpoint.formats.gguf import open_gguf
 from wlab.checkpoint.formats.gguf_blocks import DECODED, ENCODED, decode, encode
 from wlab.checkpoint.formats.gguf_types import ENCODINGS
 from wlab.checkpoint.formats.gguf_writing import save_gguf
+from wlab.cli.main import main
 
 TYPES = gguf.GGMLQuantizationType
 
@@ -67,6 +68,20 @@ def test_they_read_what_we_write(tmp_path):
         "tokenizer.ggml.token_type": "INT32",
         "tokenizer.ggml.add_bos_token": "BOOL",
     }
+
+
+@pytest.mark.parametrize("encoding", ["Q4_K", "Q6_K"])
+def test_they_read_the_k_quants_of_a_quantized_file(tmp_path, encoding):
+    x = np.random.default_rng(0).standard_normal((3, 512)).astype(np.float32)
+    source, target = tmp_path / "w.gguf", tmp_path / "k.gguf"
+    save_gguf(source, {"w": x}, metadata={"general.architecture": "llama"})
+    argv = ["quantize", str(source), str(target), "--format", f"ggml_{encoding.lower()}"]
+    assert main(argv) == 0
+    (theirs,) = gguf.GGUFReader(target).tensors
+    assert theirs.tensor_type == TYPES[encoding]
+    found = gguf.dequantize(theirs.data, theirs.tensor_type)
+    np.testing.assert_array_equal(found, open_gguf(target).arrays["w"].read())
+    assert np.square(found - x).mean() < 0.01
 
 
 def test_we_read_what_they_write(tmp_path):

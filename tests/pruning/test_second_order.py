@@ -123,7 +123,7 @@ def test_an_input_that_is_never_there_is_zeroed_and_costs_nothing():
 
 def test_what_is_kept_lies_on_a_grid():
     w, x = problem()
-    found = solved(w, x.T @ x, PerLeaf(0.5), round=lambda row: jnp.round(4 * row) / 4)
+    found = solved(w, x.T @ x, PerLeaf(0.5), round=lambda row, place: jnp.round(4 * row) / 4)
     assert (found.kernel * 4 % 1 == 0).all()
     true = np.sum((x @ (w - found.kernel)) ** 2, dtype=np.float64)
     np.testing.assert_allclose(found.loss, true, rtol=2e-3)

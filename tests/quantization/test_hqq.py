@@ -163,6 +163,23 @@ def test_numbers_out_of_range_are_refused(bad):
         hqq(jnp.ones((64, 2)), format(), **bad)
 
 
-def test_a_short_last_group_is_refused():
-    with pytest.raises(ValueError, match="choose a group_size that divides 60"):
-        hqq(jnp.ones((60, 2)), format())
+def test_a_short_last_group_is_what_it_is_by_itself():
+    x = weights((44, 6)) + np.float32(3)  # zero, which padding would be, is far from its range
+    q, (whole, rest) = run(x, format()), (run(part, format()) for part in np.split(x, [32]))
+    quantization.check(q)
+    for of in ("scale", "zero_point"):
+        both = np.concatenate([getattr(whole, of), getattr(rest, of)])
+        np.testing.assert_array_equal(getattr(q, of), both)
+    values = np.concatenate([dequantize(whole), dequantize(rest)])
+    np.testing.assert_array_equal(dequantize(q), values)
+    assert np.abs(values - x).max() < np.ptp(x) / 15
+
+
+def test_short_blocks_of_both_axes_are_met():
+    x = weights((5, 7)) + np.float32(3)
+    blocks = Format(Integers(3, symmetric=False, zero="minimum"), (-2, -1), (4, 3))
+    q = run(x, blocks)
+    quantization.check(q)
+    assert q.scale.shape == (2, 3)
+    np.testing.assert_allclose(dequantize(q), x, atol=np.ptp(x) / 7)
+    np.testing.assert_allclose(dequantize(q)[4, 6], x[4, 6], rtol=2**-15)  # a block of its own

@@ -8,6 +8,8 @@ from wlab.calibration.collecting import Collected as Collected
 from wlab.calibration.collecting import collect as collect
 from wlab.calibration.collecting import merged as merged
 from wlab.calibration.compensating import Compensated as Compensated
+from wlab.calibration.compensating import RowGrid as RowGrid
+from wlab.calibration.compensating import RowGrids as RowGrids
 from wlab.calibration.compensating import compensated as compensated
 from wlab.calibration.second_order import damped_factor as damped_factor
 from wlab.calibration.second_order import energy as energy

@@ -18,6 +18,22 @@ Decide: TypeAlias = Callable[[Row, Any, Any], Row]
 """From a row, what `look` found, and the row's place in the unit: the row as it shall be."""
 
 
+class RowGrid(NamedTuple):
+    """The values that the entries of one matrix may have.
+
+    Attributes:
+        round: From a row and its place in the matrix: the row with its nearest values.
+        write: From a matrix of such values: what is stored of it.
+    """
+
+    round: Callable[[Row, Any], Row]
+    write: Callable[[Kernel], Any]
+
+
+RowGrids: TypeAlias = Callable[[Kernel], RowGrid]
+"""From a matrix as it was to the values that it may have."""
+
+
 class Compensated(NamedTuple):
     """A matrix all of whose rows are decided.
 

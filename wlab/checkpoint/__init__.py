@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from wlab.checkpoint.formats.gguf_writing import save_gguf as save_gguf
     from wlab.checkpoint.formats.llama2c import open_llama2c as open_llama2c
     from wlab.checkpoint.formats.llama2c import read_llama2c_tokenizer as read_llama2c_tokenizer
+    from wlab.checkpoint.formats.onnx_qdq import QuantizedInitializer as QuantizedInitializer
+    from wlab.checkpoint.formats.onnx_qdq import load_onnx_qdq as load_onnx_qdq
+    from wlab.checkpoint.formats.onnx_qdq_writing import save_onnx_qdq as save_onnx_qdq
     from wlab.checkpoint.migration import Carried as Carried
     from wlab.checkpoint.migration import Migrated as Migrated
     from wlab.checkpoint.migration import carry as carry
@@ -51,6 +54,8 @@ _LAZY = {
     "formats.flax_msgpack_writing": ("save_msgpack",),
     "formats.gguf_writing": ("save_gguf",),
     "formats.llama2c": ("open_llama2c", "read_llama2c_tokenizer"),
+    "formats.onnx_qdq": ("QuantizedInitializer", "load_onnx_qdq"),
+    "formats.onnx_qdq_writing": ("save_onnx_qdq",),
     "migration": ("Carried", "Migrated", "carry", "migrate"),
     "npz_io": ("load_npz", "save_npz"),
     "packed": ("load_packed", "save_packed"),

@@ -91,10 +91,8 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def _row(name: str, before: Lazy, plain: Lazy, choice: Any) -> dict[str, Any]:
-    from wlab.quantization.files import planned_bytes
-
     alone = isinstance(choice, str)
-    nbytes = plain.nbytes if alone else planned_bytes(choice, plain.shape)
+    nbytes = plain.nbytes if alone else quantized_leaves.planned_bytes(choice, plain.shape)
     return {
         "leaf": name,
         "shape": list(plain.shape),

@@ -2,7 +2,8 @@
 
 Leaves are read, quantized and written one at a time. `--method gptq` needs a network that wlab
 knows and a text, and holds the network. A `.gguf` target takes one of ggml's formats and a source
-with its names: a GGUF file. A target that is a folder takes a folder of the hub, and is written in
+with its names: a GGUF file. A `.onnx` target has nodes that dequantize integers, and the names of
+the source for their outputs. A target that is a folder takes a folder of the hub, and is written in
 the format of compressed-tensors.
 """
 
@@ -25,6 +26,7 @@ from wlab.cli import (
     quantized_gguf,
     quantized_hub,
     quantized_leaves,
+    quantized_onnx,
     quantized_parts,
     shelf,
     weight_files,
@@ -32,7 +34,7 @@ from wlab.cli import (
 from wlab.cli.number import number
 from wlab.cli.quantized_source import Opened, opened
 
-ENDINGS = (".safetensors", ".gguf", "")
+ENDINGS = (".safetensors", ".gguf", ".onnx", "")
 _RECIPE = ("format", "group", "scales", "asymmetric", "axis", "method", "rules", "data")
 
 Method: TypeAlias = Callable[[str, np.ndarray, Any], Any]
@@ -43,7 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     flag = parser.add_argument
     flag("source", help="a file of any format, a folder of the hub, or of `wlab weights list`")
-    flag("target", type=Path, help="ends in .safetensors or .gguf, or is a folder of the hub")
+    flag("target", type=Path, help=".safetensors, .gguf or .onnx, or a folder of the hub")
     quantized_leaves.arguments(parser)
     flag(
         "--tree", action="store_true", help="the leaves of a network that wlab knows, not a file's"
@@ -64,6 +66,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     folder = args.target.suffix == ""
     rows = (source.format == "gguf" or folder) and source.network is None
     choices = quantized_leaves.chosen(plain, args, rows=rows)
+    _refuse_k_elsewhere(args, choices)
     found: dict[str, dict[str, Any]] = {name: {} for name in plain}
     method = _method(args, source, choices)
     with _counted({n: x for n, x in plain.items() if not isinstance(choices[n], str)}) as chosen:
@@ -94,13 +97,24 @@ def text(result: dict[str, Any]) -> str:
 def _refuse_misuse(args: argparse.Namespace) -> None:
     quantized_leaves.refuse_misuse(args)
     if args.target.suffix not in ENDINGS:
-        args.usage_error(f"{args.target} must end in .safetensors or .gguf, or be a folder.")
+        args.usage_error(f"{args.target} must end in .safetensors, .gguf or .onnx, or be a folder.")
     if args.target.suffix == ".gguf" and not args.format.startswith("ggml_"):
-        args.usage_error(f"GGUF files take ggml_q4_0 to ggml_q8_0, not {args.format}.")
+        args.usage_error(f"GGUF files take ggml_q4_0 to ggml_q6_k, not {args.format}.")
     if (args.method == "gptq") != (args.data is not None):
         args.usage_error("--method gptq takes --data, a text to read, and nothing else does.")
     if args.target.exists() and not args.force and not args.dry_run:
         raise FileExistsError(f"{args.target} is there: --force replaces it.")
+
+
+def _refuse_k_elsewhere(args: argparse.Namespace, choices: Mapping[str, Any]) -> None:
+    from wlab.quantization.k_quants import KQuant
+
+    for name, choice in choices.items():
+        if isinstance(choice, KQuant) and args.target.suffix != ".gguf":
+            raise ValueError(
+                f"leaf {name!r}: {choice} is of GGUF files alone. Give a target that ends in "
+                ".gguf, or another format."
+            )
 
 
 def _method(args: argparse.Namespace, source: Opened, choices: Mapping[str, Any]) -> Method:
@@ -119,13 +133,19 @@ def _method(args: argparse.Namespace, source: Opened, choices: Mapping[str, Any]
 
 
 def _made(name: str, array: Lazy, format: Any, method: Method, found: dict[str, Any]) -> Any:
-    """The QTensor of a leaf, which is read now; fills in what it has lost."""
+    """The QTensor of a leaf, which is read now; fills in what it has lost.
+
+    Of a K-quant, which has none, the leaf itself.
+    """
     import jax
 
+    from wlab.quantization.k_quants import KQuant
     from wlab.quantization.quality import quality
 
     x = array.read()
     _refuse_nonfinite(name, x)
+    if isinstance(format, KQuant):
+        return x
     q = method(name, x, format)
     measured = jax.jit(quality)(jax.numpy.asarray(x), q)._asdict()
     found.update({key: float(value) for key, value in measured.items()})
@@ -156,6 +176,9 @@ def _write(
     """Writes the file, or on a dry run only reads what would be in it."""
     if args.target.suffix == "":
         quantized_hub.write(args, plain, choices, made, found)
+        return
+    if args.target.suffix == ".onnx":
+        quantized_onnx.write(args, plain, choices, made, found)
         return
     recipe = {key: getattr(args, key) for key in _RECIPE if getattr(args, key)}
     if args.target.suffix == ".gguf":

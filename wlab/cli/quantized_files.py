@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from wlab.checkpoint import Source, open_source
-from wlab.cli import quantized_hub, weight_files
+from wlab.cli import quantized_hub, quantized_onnx, weight_files
 from wlab.cli.dequantizing import quantized_schema
 from wlab.cli.packed_files import densified
 
@@ -15,7 +15,8 @@ def opened(path: Path) -> Source:
         ValueError: If its weights are quantized already.
     """
     schema = quantized_schema(_open(path))
-    if schema or (path.is_dir() and quantized_hub.is_quantized(path)):
+    coded = quantized_hub.is_quantized if path.is_dir() else quantized_onnx.is_quantized
+    if schema or coded(path):
         shown = f", {next(iter(schema))!r} and {len(schema) - 1} more leaves" if schema else ""
         raise ValueError(
             f"{path} is quantized already{shown}: quantize what it was made of, or errors add up."
@@ -31,6 +32,8 @@ def served(path: Path) -> Source:
     """
     if path.is_dir() and quantized_hub.is_quantized(path):
         return quantized_hub.opened(path)
+    if quantized_onnx.is_quantized(path):
+        return quantized_onnx.opened(path)
     return densified(_open(path))
 
 

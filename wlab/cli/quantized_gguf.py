@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from wlab.checkpoint import Lazy
-from wlab.cli import weight_files
+from wlab.cli import quantized_k, weight_files
 from wlab.cli.quantized_source import Opened
 
 # `general.file_type`: llama.cpp's name for what most arrays are.
-_FILE_TYPES = {"Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9}
+_FILE_TYPES = {"Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q4_K": 14, "Q6_K": 18}
 _VERSION = 2  # of ggml's blocks: scales are float16
 
 
@@ -37,6 +37,8 @@ def arrays(
             f"{args.source} does not name its arrays as ggml does: a .gguf target takes a GGUF "
             "file, or a network that is one."
         )
+    from wlab.quantization.k_quants import KQuant
+
     rows = dict.fromkeys(plain, _identity)
     names = {name: name for name in plain}
     others = {name: _kept(source, array, name, args) for name, array in plain.items()}
@@ -46,7 +48,10 @@ def arrays(
     written = {}
     for name, array in plain.items():
         lazy = others[name]
-        if name in made:
+        if isinstance(choices[name], KQuant):
+            given = (choices[name], made[name], rows[name])
+            lazy = quantized_k.leaf(array, *given, found[name])
+        elif name in made:
             lazy = _blocks(name, array, choices[name], made[name], rows[name])
         written[names[name]] = lazy
         found[name]["disk"] = lazy.nbytes

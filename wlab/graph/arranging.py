@@ -71,6 +71,16 @@ def _dynamic_slice(view: View, equation: Any) -> Arranged | None:
     return [views.sliced(view, firsts, [a + n for a, n in zip(firsts, sizes, strict=True)])]
 
 
+def _all_gather(view: View, equation: Any) -> Arranged | None:
+    """All parts of a leaf that is cut over devices."""
+    params = equation.params
+    if not params["tiled"] or params.get("axis_index_groups") is not None:
+        return None
+    names = params["axis_name"]
+    names = names if isinstance(names, tuple) else (names,)
+    return [views.joined(view, params["all_gather_dimension"], names)]
+
+
 def _split(view: View, equation: Any) -> Arranged:
     axis, sizes = equation.params["axis"], equation.params["sizes"]
     return [_part(view, axis, a, b) for a, b in pairwise(accumulate(sizes, initial=0))]
@@ -97,6 +107,8 @@ _RULES: Mapping[str, Callable[[View, Any], Arranged | None]] = {
     "rev": _rev,
     "slice": _slice,
     "dynamic_slice": _dynamic_slice,
+    "all_gather": _all_gather,
+    "all_gather_invariant": _all_gather,
     "split": _split,
     "unstack": _unstack,
 }

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, Float
 
+from wlab.graph.devices import Names, added, of_one, together
+from wlab.graph.differing import differing
 from wlab.graph.evaluating import Found, Key, Plan, Visit, bound, evaluate
 from wlab.graph.operands import PRODUCTS, rows_of
 from wlab.graph.reading import Graph, read
@@ -44,7 +46,8 @@ def capture(
     key `(path, k)` for use k of a leaf (of `read(…).of(path)`) in a product or a convolution with
     something that depends on the inputs. The columns of what is measured are the leaf's entries
     along `in_axes`, in the leaf's own order; leaves that a loop runs over have a statistic a
-    turn, stacked; leaves that it meets at every turn one for all turns. It can be compiled and
+    turn, stacked; leaves that it meets at every turn one for all turns. Within `shard_map`, the
+    rows of all devices count, and once those that devices have in common. It can be compiled and
     differentiated, but custom derivatives around a weight are not kept.
 
     Args:
@@ -53,7 +56,8 @@ def capture(
         where: Which uses, of those.
 
     Raises:
-        ValueError: If there is no such use, or the function can't be traced.
+        ValueError: If there is no such use, or the function can't be traced; if `shard_map` cuts a
+            chosen leaf along another axis than one of its outputs.
     """
 
     def run(params: Params, *inputs: Any) -> tuple[Any, Found]:
@@ -72,7 +76,7 @@ def captured(
         Its result, and what was found, as the function that `capture` gives.
 
     Raises:
-        ValueError: If none is chosen.
+        ValueError: If none is chosen, or one is cut over devices as `capture` says.
     """
     if not chosen:
         raise ValueError(
@@ -80,7 +84,8 @@ def captured(
             f"{graph}"
         )
     operands = jax.tree.leaves((params, inputs))
-    results, found = evaluate(graph.function, operands, _plan(chosen, statistic))
+    over = _over(graph, chosen)
+    results, found = evaluate(graph.function, operands, _plan(chosen, statistic, over))
     return jax.tree.unflatten(jax.tree.structure(graph.results), results), found
 
 
@@ -99,7 +104,20 @@ def products(graph: Graph, where: Callable[[Use], bool] = lambda use: True) -> d
     }
 
 
-def _plan(chosen: Mapping[Key, Use], statistic: Statistic) -> Plan:
+def _over(graph: Graph, chosen: Mapping[Key, Use]) -> dict[Key, Names]:
+    """The axes of a mesh along which devices meet other rows, for each key.
+
+    Raises:
+        ValueError: If devices have parts of them.
+    """
+    names = differing(graph.function)
+    found = {key: names[use.site][1 - use.operand] for key, use in chosen.items()}
+    for (path, _), use in chosen.items():
+        _refuse_parts_of_rows(path, use, names[use.site][1 - use.operand])
+    return found
+
+
+def _plan(chosen: Mapping[Key, Use], statistic: Statistic, over: Mapping[Key, Names]) -> Plan:
     sites: dict[Site, list[tuple[Key, Use]]] = {}
     for key, use in chosen.items():
         sites.setdefault(use.site, []).append((key, use))
@@ -107,7 +125,27 @@ def _plan(chosen: Mapping[Key, Use], statistic: Statistic) -> Plan:
         site: partial(_measured, keys, statistic) for site, keys in sites.items()
     }
     loops = {key: use.view.loops for key, use in chosen.items()}
-    return Plan(visits, loops, statistic.together, statistic.empty)
+
+    def across(key: Key, found: Any, axes: Names) -> Any:
+        rows = over[key] & axes
+        if statistic.combine is jax.numpy.add:
+            return of_one(added(found, rows), axes - rows)
+        return of_one(together(found, rows, statistic.together), axes)
+
+    return Plan(visits, loops, statistic.together, statistic.empty, across)
+
+
+def _refuse_parts_of_rows(path: str, use: Use, differs: Names) -> None:
+    inputs = {*use.view.stack, *use.batch_axes, *use.in_axes}
+    for axis, names, parts in use.view.cuts:
+        is_output = axis in use.out_axes and axis not in inputs and differs.isdisjoint(names)
+        if parts > 1 and not is_output:
+            raise ValueError(
+                f"capture: `shard_map` cuts axis {axis} of {path!r} over {names}, so no device has "
+                f"whole rows of what it is multiplied with, at {use.site}: capture the function "
+                "without `shard_map`, cut the leaf along its outputs alone, or leave it out by "
+                "`where`."
+            )
 
 
 def _measured(

@@ -36,6 +36,45 @@ def called(equation: Any) -> Opened | None:
     return opened(held[0]) if held else None
 
 
+class Mapped(NamedTuple):
+    """A `shard_map`: a function that each device runs on its own parts.
+
+    Attributes:
+        function: What runs, on shapes of one device.
+        mesh: The devices.
+        axes: Of the mesh, by which operands and results are cut.
+        in_specs: How, of each operand.
+        out_specs: Of each result.
+        check_vma: Whether types tell which values differ between devices.
+    """
+
+    function: Opened
+    mesh: Any
+    axes: frozenset[str]
+    in_specs: Sequence[Any]
+    out_specs: Sequence[Any]
+    check_vma: bool
+
+
+def mapped(equation: Any) -> Mapped:
+    """The parts of a `shard_map`."""
+    params = equation.params
+    return Mapped(
+        opened(params["jaxpr"]),
+        params["mesh"],
+        frozenset(params["newly_manual_axes"]),
+        params["in_specs"],
+        params["out_specs"],
+        params["check_vma"],
+    )
+
+
+def varying(aval: Any) -> frozenset[str]:
+    """The mesh axes along which a value differs, as its type says; none outside `shard_map`."""
+    found = getattr(aval, "manual_axis_type", None)
+    return frozenset() if found is None else frozenset(found.varying)
+
+
 def scan_counts(equation: Any) -> tuple[int, int]:
     """How many operands of a scan are constants, and how many are carried."""
     params = equation.params

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import Any, NamedTuple
 
-from wlab.graph.compat import Opened, called, opened
+from wlab.graph.compat import Opened, called, mapped, opened
 from wlab.graph.operands import PRODUCTS
 from wlab.graph.reading import Graph
 from wlab.graph.use import Site
@@ -26,7 +26,7 @@ def costs(graph: Graph) -> dict[str, Cost]:
     """What the products cost that each leaf is in, by path; nothing for a leaf in none.
 
     A turn of a scan counts as often as it runs; one of a loop with an open end once, and each
-    branch as if it were taken.
+    branch as if it were taken. Of `shard_map`, what every device computes counts.
     """
     found = dict(_products(graph.function, (), 1))
     total = dict.fromkeys(graph.paths, Cost(0, 0))
@@ -63,6 +63,9 @@ def _within(equation: Any) -> Iterator[tuple[Site, Opened, int]]:
         case "cond":
             for i, branch in enumerate(params["branches"]):
                 yield (f"branch {i}",), opened(branch), 1
+        case "shard_map":
+            of = mapped(equation)
+            yield (), of.function, prod(of.mesh.shape[name] for name in of.axes)
         case _ if (function := called(equation)) is not None:
             yield (), function, 1
 

@@ -25,7 +25,10 @@ def leading(view: View) -> tuple[int, ...]:
 
 
 def of_one_turn(view: View) -> View:
-    """The view of what one turn of the loops has, at the positions of `leading`."""
+    """The view of what one turn of the loops has, at the positions of `leading`.
+
+    Of a leaf that is cut over devices, the part of one device is the leaf.
+    """
     first = len(view.stack)
     gone = {*view.stack, *range(first, first + len(leading(view)))}
     left = [i for i in range(len(view.shape)) if i not in gone]
@@ -37,11 +40,12 @@ def of_one_turn(view: View) -> View:
 
     return replace(
         view,
-        shape=tuple(view.shape[i] for i in left),
+        shape=tuple(view.part[i] for i in left),
         offsets=tuple(view.offsets[i] for i in left),
         axes=tuple(renumbered(axis) for axis in view.axes),
         stack=(),
         loops=(),
+        cuts=(),
     )
 
 

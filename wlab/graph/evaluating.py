@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from wlab.graph.compat import Opened, called, opened, scan_counts
+from wlab.graph.compat import Opened, called, mapped, opened, scan_counts
+from wlab.graph.devices import varied
 from wlab.graph.held import Held, carried
 from wlab.graph.use import Site
 
@@ -31,6 +32,7 @@ class Plan:
         loops: For each key, whether each loop around it stacks what is found, else combines it.
         combine: Of what two turns of a loop found.
         empty: The number with which combining changes nothing.
+        across: Of what all devices along mesh axes found at a key, the same on each.
         entered: Calls and loops to run anew though nothing may be visited within.
     """
 
@@ -38,6 +40,7 @@ class Plan:
     loops: Mapping[Key, tuple[bool, ...]] = field(default_factory=dict)
     combine: Callable[[Any, Any], Any] = jnp.add
     empty: float = 0.0
+    across: Callable[[Key, Any, frozenset[str]], Any] = lambda key, found, axes: found
     entered: frozenset[Site] = frozenset()
 
     @cached_property
@@ -47,7 +50,7 @@ class Plan:
 
     def nothing(self, found: Found) -> Found:
         """As if nothing had been found yet, of some shapes."""
-        return jax.tree.map(lambda x: jnp.full(x.shape, self.empty, x.dtype), found)
+        return jax.tree.map(lambda x: varied(jnp.full(x.shape, self.empty, x.dtype), x), found)
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,26 @@ def _while(
     return jax.lax.while_loop(goes_on, turn, state)
 
 
+def _shard_map(
+    equation: Any, operands: Sequence[Any], plan: Plan, place: _Place
+) -> tuple[Sequence[Any], Found]:
+    of, everywhere = mapped(equation), jax.P()
+
+    def on_one(*operands: Any) -> tuple[list[Any], Found]:
+        results, found = _evaluate(of.function, operands, plan, place)
+        return results, {key: plan.across(key, x, of.axes) for key, x in found.items()}
+
+    run = jax.shard_map(
+        on_one,
+        mesh=of.mesh,
+        in_specs=tuple(of.in_specs),
+        out_specs=(list(of.out_specs), everywhere),
+        axis_names=of.axes,
+        check_vma=of.check_vma,
+    )
+    return run(*operands)
+
+
 def _cond(
     equation: Any, operands: Sequence[Any], plan: Plan, place: _Place
 ) -> tuple[Sequence[Any], Found]:
@@ -195,14 +218,14 @@ def _cond(
     return jax.lax.switch(index, [run(*pair) for pair in pairs], *rest)
 
 
-_LOOPS = {"scan": _scan, "while": _while, "cond": _cond}
+_LOOPS = {"scan": _scan, "while": _while, "cond": _cond, "shard_map": _shard_map}
 
 
 def _shapes(function: Opened, plan: Plan, place: _Place) -> Found:
     """The shapes of what is found in a jaxpr."""
     if not plan.loops:
         return {}
-    operands = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in function.jaxpr.invars]
+    operands = [v.aval for v in function.jaxpr.invars]
     return jax.eval_shape(lambda *xs: _evaluate(function, xs, plan, place)[1], *operands)
 
 

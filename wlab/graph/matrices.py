@@ -54,6 +54,11 @@ def refuse_parts(use: Use) -> None:
             f"{use.path!r} of shape {shape} is no matrix at its {use.primitive}: a part of it is "
             "used there, something computed from it, or one of its axes is input and output."
         )
+    if use.groups > 1 and use.view.parts_of(use.out_axes) > 1:
+        raise ValueError(
+            f"{use.path!r} of shape {shape} is no matrix at its {use.primitive}: `shard_map` cuts "
+            "its groups of channels over devices; read the function without."
+        )
     outputs = [atom for axis in use.free for atom in axis]
     in_order = outputs == sorted(outputs, key=place) and all(a.stride > 0 for a in outputs)
     if use.groups > 1 and not in_order:

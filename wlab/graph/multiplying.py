@@ -21,7 +21,7 @@ def matrix_of(use: Use, equation: Any, leaf: Array) -> Shaped[Array, "*batch inp
     contract, batch = (pair[use.operand] for pair in equation.params["dimension_numbers"])
     free = [i for i in range(leaf.ndim) if i not in {*contract, *batch}]
     x = leaf.transpose(*batch, *contract, *free)
-    x = x.reshape(prod(leaf.shape[i] for i in batch), use.fan_in, -1)
+    x = x.reshape(prod(leaf.shape[i] for i in batch), _inputs(use), -1)
     x = in_leaf_order(x, use.free)
     x = in_leaf_order(x.transpose(0, 2, 1), use.contract).transpose(2, 1, 0)
     x = in_leaf_order(x, use.batch).transpose(2, 0, 1)
@@ -76,7 +76,7 @@ def _dot_shapes(use: Use, equation: Any) -> tuple[list[int], list[int], list[int
 
 def _kernel_matrix(use: Use, equation: Any, leaf: Array) -> Array:
     out, *into = equation.params["dimension_numbers"].rhs_spec
-    x = leaf.transpose(*into, out).reshape(use.fan_in, use.groups, -1).transpose(1, 0, 2)
+    x = leaf.transpose(*into, out).reshape(_inputs(use), use.groups, -1).transpose(1, 0, 2)
     x = in_leaf_order(x, _outputs(use))
     x = in_leaf_order(x.transpose(0, 2, 1), use.contract).transpose(0, 2, 1)
     return x if use.groups > 1 else x[0]
@@ -89,6 +89,11 @@ def _pictures(use: Use, equation: Any, x: Array) -> Array:
     x = from_leaf_order(x, _outputs(use)).reshape(use.groups, x.shape[-2], -1)
     x = x.transpose(1, 0, 2).reshape([shape[i] for i in order])
     return x.transpose(sorted(range(len(order)), key=lambda i: order[i]))
+
+
+def _inputs(use: Use) -> int:
+    """How many products are summed here; where a leaf is cut over devices, on one of them."""
+    return prod(length(axis) for axis in use.contract)
 
 
 def _outputs(use: Use) -> tuple[Axis, ...]:

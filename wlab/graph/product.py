@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
+from wlab.graph.devices import varied
 from wlab.graph.entries import (
     arranged_as,
     entries_of,
@@ -102,7 +103,8 @@ class Product:
             )
         pair = (self._own(weight), x) if self.use.operand == 0 else (x, self._own(weight))
         typed = zip(pair, self.equation.invars, strict=True)
-        return bound(self.equation, [jnp.asarray(x).astype(v.aval.dtype) for x, v in typed])[0]
+        typed = ((jnp.asarray(x).astype(v.aval.dtype), v.aval) for x, v in typed)
+        return bound(self.equation, [varied(x, aval) for x, aval in typed])[0]
 
     def _own(self, weight: Array | None) -> Array:
         """The leaf, or an array for it, as the equation has it."""

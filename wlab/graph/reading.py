@@ -65,9 +65,9 @@ def read(fn: Callable[..., Any], params: Params, *inputs: Any) -> Graph:
     """Finds every use of every leaf of `params` in `fn(params, *inputs)`.
 
     Nothing is computed: arrays may be given as `jax.ShapeDtypeStruct`. It is seen through jit,
-    custom derivatives, checkpointing, scans, loops and branches; a leaf is followed through
-    transposing, reshaping, slicing, casting and broadcasting. An operation that is not known
-    makes a use opaque, never wrong. Holds for these shapes alone.
+    custom derivatives, checkpointing, scans, loops, branches and `shard_map`; a leaf is followed
+    through transposing, reshaping, slicing, casting and broadcasting. An operation that is not
+    known makes a use opaque, never wrong. Holds for these shapes alone.
 
     Raises:
         ValueError: If the function can't be traced.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from wlab.graph.capturing import products
+from wlab.graph.devices import varied
 from wlab.graph.entries import leading
 from wlab.graph.evaluating import Found, Plan, Visit, evaluate
 from wlab.graph.held import Held, is_array
@@ -29,7 +30,8 @@ def replace(graph: Graph, rules: Rules[Operation | None]) -> Callable[..., Any]:
     every use of the leaf in a product or a convolution with something that depends on the inputs;
     other uses stay. The result is a function of `(params, *inputs)`. In the place of a leaf that
     is used in no other way `params` may hold any tree of arrays: packed codes, factors. Where a
-    loop runs over the leaf's first axis, the operation gets each array's part of one turn.
+    loop runs over the leaf's first axis, the operation gets each array's part of one turn; within
+    `shard_map`, it runs on each device, and gets that device's part of a leaf that is cut.
 
     It can be compiled, differentiated and mapped; custom derivatives around a product that is
     replaced are not kept, others are. For other shapes of inputs, the function is read again.
@@ -141,6 +143,8 @@ def _refuse_needed(graph: Graph, path: str, value: Any, chosen: Chosen) -> None:
         view, first = use.view, shape[: len(use.view.stack) + len(leading(use.view))]
         if use.site not in chosen:
             why = f"its {use.primitive} is left in place"
+        elif view.parts_of(range(len(shape))) > 1:
+            why = "`shard_map` cuts it over devices (give each the whole of it there)"
         elif not view.exact:
             why = f"its {use.primitive} is with something computed from it"
         elif view.stack != tuple(range(len(view.stack))):
@@ -165,4 +169,4 @@ def _operated(
             f"{use.path!r}: what replaces its {use.primitive} gave shape {jnp.shape(result)}; "
             f"the function goes on with {expected.shape}."
         )
-    return [jnp.asarray(result).astype(expected.dtype)], {}
+    return [varied(jnp.asarray(result).astype(expected.dtype), expected)], {}

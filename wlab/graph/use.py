@@ -70,14 +70,15 @@ class Use:
     @property
     def fan_in(self) -> int:
         """Of one output: how many products are summed."""
-        return prod(length(axis) for axis in self.contract)
+        return self.view.parts_of(self.in_axes) * prod(length(axis) for axis in self.contract)
 
     @property
     def fan_out(self) -> int:
         """Of one input: of how many outputs it is a part."""
         outputs = prod(length(axis) for axis in self.free) // self.groups
         window = self.contract[1:] if self.primitive == "conv_general_dilated" else ()
-        return outputs * prod(length(axis) for axis in window)
+        parts = self.view.parts_of(self.out_axes)
+        return parts * outputs * prod(length(axis) for axis in window)
 
 
 def _leaf_axes(axes: tuple[Axis, ...]) -> tuple[int, ...]:

@@ -4,11 +4,26 @@ A view follows transposing, reshaping, slicing, reversing and broadcasting. What
 describe becomes None, and whoever asked calls the use opaque: never a wrong description.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import NamedTuple
 
 from wlab.graph.axes import Atom, Axis, length, regrouped, repeated, whole
+
+
+class Cut(NamedTuple):
+    """An axis of a leaf of which each device has its own part, as `shard_map` gives it.
+
+    Attributes:
+        axis: The leaf's.
+        names: Of the mesh's axes along which the parts lie.
+        parts: How many, of one size.
+    """
+
+    axis: int
+    names: tuple[str, ...]
+    parts: int
 
 
 @dataclass(frozen=True)
@@ -22,13 +37,14 @@ class View:
         path: The leaf's.
         shape: The leaf's.
         axes: Of the value, each a product of factors of the leaf's.
-        offsets: The first position on each axis of the leaf.
+        offsets: The first position on each axis of the leaf; where that is cut, of a part.
         stack: Axes of the leaf over which a loop runs, the outermost first.
         loops: For each loop around the value, the outermost first, whether it runs over an axis
             of the leaf, and does not meet the same entries again at every turn.
         steps: The operations that led here, by name.
         exact: Whether the entries are the leaf's; otherwise they were computed from them, one
             from one, and from other parameters or constants.
+        cuts: Of the leaf's axes, over devices; `axes` are those of one device.
     """
 
     path: str
@@ -39,6 +55,16 @@ class View:
     loops: tuple[bool, ...] = ()
     steps: tuple[str, ...] = ()
     exact: bool = True
+    cuts: tuple[Cut, ...] = ()
+
+    @property
+    def part(self) -> tuple[int, ...]:
+        """The shape of the leaf's part on one device: `shape`, where nothing is cut."""
+        return tuple(n // self.parts_of([i]) for i, n in enumerate(self.shape))
+
+    def parts_of(self, axes: Collection[int]) -> int:
+        """How many parts of some axes of the leaf lie on devices of their own."""
+        return prod(cut.parts for cut in self.cuts if cut.axis in axes)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -49,7 +75,8 @@ class View:
     def index(self) -> tuple[tuple[int, int], ...]:
         """Axes of the leaf of which the value holds one position only, and that position."""
         spread = {atom.axis for axis in self.axes for atom in axis if atom.size > 1}
-        fixed = (i for i, n in enumerate(self.shape) if n > 1 and i not in {*spread, *self.stack})
+        known = {*spread, *self.stack, *(cut.axis for cut in self.cuts if cut.parts > 1)}
+        fixed = (i for i, n in enumerate(self.shape) if n > 1 and i not in known)
         return tuple((i, self.offsets[i]) for i in fixed)
 
     @property
@@ -60,9 +87,12 @@ class View:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every entry of the leaf (of one turn of the loops) is there, exactly once."""
-        turns = prod(self.shape[i] for i in self.stack)
-        return not self.repeats and prod(self.sizes) * turns == prod(self.shape)
+        """Whether every entry of the leaf (of one turn of the loops) is there, exactly once.
+
+        Of a leaf that is cut, on all devices together.
+        """
+        turns = prod(self.part[i] for i in self.stack)
+        return not self.repeats and prod(self.sizes) * turns == prod(self.part)
 
 
 def of_leaf(path: str, shape: Sequence[int]) -> View:
@@ -126,7 +156,7 @@ def one_turn(view: View) -> View | None:
     if len(first) != 1:
         return None
     axis, size, stride = first[0]
-    if axis is None or size != view.shape[axis] or stride != 1:
+    if axis is None or size != view.part[axis] or stride != 1:
         return None
     return replace(view, axes=tuple(rest), stack=(*view.stack, axis), loops=(*view.loops, True))
 
@@ -134,6 +164,33 @@ def one_turn(view: View) -> View | None:
 def every_turn(view: View) -> View:
     """What each turn of a loop gets that has no part of the leaf for itself."""
     return replace(view, loops=(*view.loops, False))
+
+
+def cut(view: View, dimension: int, names: tuple[str, ...], parts: int) -> View | None:
+    """What each device gets of some; None unless its part is one of an axis of the leaf."""
+    if not names:
+        return view
+    (axis, size, stride), *rest = view.axes[dimension] or (Atom(None, 1),)
+    whole = axis is None or (size == view.part[axis] and stride == 1)
+    if not whole or size % parts:
+        return None
+    axes = list(view.axes)
+    axes[dimension] = (Atom(axis, size // parts), *rest)
+    cuts = view.cuts if axis is None else (*view.cuts, Cut(axis, names, parts))
+    return replace(view, axes=tuple(axes), cuts=cuts)
+
+
+def joined(view: View, dimension: int, names: tuple[str, ...]) -> View | None:
+    """What all devices have together: undoes a `cut`; None if they have something else."""
+    (axis, size, stride), *rest = view.axes[dimension] or (Atom(None, 1),)
+    last = next((i for i in reversed(range(len(view.cuts))) if view.cuts[i].axis == axis), None)
+    if axis is None or last is None or view.cuts[last].names != names:
+        return None
+    if size != view.part[axis] or stride != 1:
+        return None
+    axes = list(view.axes)
+    axes[dimension] = (Atom(axis, size * view.cuts[last].parts), *rest)
+    return replace(view, axes=tuple(axes), cuts=(*view.cuts[:last], *view.cuts[last + 1 :]))
 
 
 def _sliced_along(view: View, i: int, start: int, count: int, step: int) -> View | None:

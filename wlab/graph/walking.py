@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from jax.extend.core import Literal
 
 from wlab.graph.arranging import PASSING, arranged, stepped
-from wlab.graph.compat import Opened, called, opened, scan_counts
+from wlab.graph.compat import Opened, called, mapped, opened, scan_counts
 from wlab.graph.meeting import ELEMENTWISE, met
 from wlab.graph.use import Site, Use
-from wlab.graph.view import View, every_turn, one_turn
+from wlab.graph.view import View, cut, every_turn, one_turn
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,16 @@ def _cond(equation: Any, operands: Sequence[Value], site: Site) -> Walked:
     return _results(equation, operands), [*_opaque(equation, lost, site), *uses]
 
 
-_LOOPS = {"scan": _scan, "while": _while, "cond": _cond}
+def _shard_map(equation: Any, operands: Sequence[Value], site: Site) -> Walked:
+    of = mapped(equation)
+    parts = [_one_part(*pair, of.mesh) for pair in zip(operands, of.in_specs, strict=True)]
+    uncut = [whole if part is None else None for whole, part in zip(operands, parts, strict=True)]
+    results, found = walk(of.function, parts, site)
+    lost = _either(uncut, _left(results, operands))
+    return _results(equation, operands), [*_opaque(equation, lost, site), *found]
+
+
+_LOOPS = {"scan": _scan, "while": _while, "cond": _cond, "shard_map": _shard_map}
 
 
 def _looped(operand: Value) -> Value:
@@ -149,6 +159,20 @@ def _one_turn(operand: Value) -> Value:
     if operand is None or None in turns:
         return None
     return Weight(tuple(view for view in turns if view is not None))
+
+
+def _one_part(operand: Value, spec: Any, mesh: Any) -> Value:
+    """One device's part; None if a view has no such part."""
+    found = []
+    for view in operand.views if operand else ():
+        part: View | None = view
+        for i, names in enumerate(spec):
+            names = names if isinstance(names, tuple) else (names,) if names else ()
+            part = part and cut(part, i, names, prod(mesh.shape[name] for name in names))
+        found.append(part)
+    if operand is None or None in found:
+        return None
+    return Weight(tuple(view for view in found if view is not None))
 
 
 def _left(results: Sequence[Value], operands: Sequence[Value]) -> list[Value]:

@@ -13,14 +13,16 @@ from wlab.pruning.allocation import Allocation, erk
 from wlab.pruning.bits import Storage
 from wlab.pruning.budget import Density
 from wlab.pruning.magnitude import MagnitudeState
-from wlab.pruning.masking import PackedMasks, packed, unpacked
+from wlab.pruning.masking import PackedMasks, packed, unpacked, zeroed
+from wlab.pruning.patterns import Blocks, Pattern, places_of
 from wlab.pruning.selection import topk_mask
-from wlab.pruning.shares import Share
+from wlab.pruning.shares import Share, pruned_choices
 from wlab.pruning.static import static
+from wlab.pruning.tiles import tile_sums, tiles_shape, whole_tiles
 from wlab.transform import Key, Params, Step, WeightTransform
 
 Mask: TypeAlias = Bool[Array, "..."]
-# Scores of what may grow, by path: from the weights, the gradients, the state and the step.
+# Scores of what may grow, entries or tiles, by path: from weights, gradients, state and step.
 Growth: TypeAlias = Callable[[Params, Params | None, Any, Step], Mapping[str, Array]]
 
 
@@ -33,7 +35,7 @@ class EvolutionState(NamedTuple):
 
 def rigl(
     density: Density | None,
-    rules: tree.Rules[Share],
+    rules: tree.Rules[Share | Blocks],
     *,
     end: int,
     every: int = 100,
@@ -49,17 +51,22 @@ def rigl(
     keeps its value. Reads the dense gradient that the step computes anyway. A NaN gradient ranks
     largest: train with a guard.
 
+    Where a rule has `Blocks`, whole tiles die and grow: those with the smallest Σ |w| of the live
+    ones, and those with the largest Σ |∂L/∂w|.
+
     Args:
-        density: As in `static`.
-        rules: As in `magnitude`.
+        density: As in `static`; of tiles, None begins with those that have a weight that is not
+            zero.
+        rules: As in `magnitude`; of patterns, `Blocks` alone.
         end: The step from which the masks stay.
         every: Steps between moves.
-        fraction: Of the live weights of a leaf, that move at the first.
+        fraction: Of the live weights or tiles of a leaf, that move at the first.
         allocation: As in `magnitude`.
         storage: As in `magnitude`.
 
     Raises:
-        ValueError: If `every` or `end` is below 1, `fraction` outside [0, 1], or as `static`.
+        ValueError: If `every` or `end` is below 1, `fraction` outside [0, 1], or as `static`;
+            from `init`, if a leaf has another pattern or tiles that do not fit it.
         TypeError: As `magnitude`.
 
     Reference:
@@ -71,17 +78,19 @@ def rigl(
     def steepest(
         stored: Params, grads: Params | None, state: MagnitudeState, step: Step
     ) -> dict[str, Array]:
-        del stored, step
-        slopes = tree.leaves(grads)
-        return {path: jnp.abs(slopes[path]) for path in state.masks}
+        del step
+        slopes, tiles = tree.leaves(grads), _tiles("rigl", rules, stored)
+        sizes = {path: jnp.abs(slopes[path]) for path in state.masks}
+        return {p: tile_sums(x, tiles[p].shape) if p in tiles else x for p, x in sizes.items()}
 
-    start = static(density, rules, allocation=allocation, storage=storage)
-    return start._replace(update=_update(moves, steepest, storage), needs_grads=True)
+    start = _start("rigl", density, rules, allocation, storage)
+    update = _update(moves, rules, steepest, storage)
+    return start._replace(update=update, needs_grads=True)
 
 
 def evolutionary(
     density: Density | None,
-    rules: tree.Rules[Share],
+    rules: tree.Rules[Share | Blocks],
     *,
     end: int,
     every: int = 100,
@@ -104,7 +113,7 @@ def evolutionary(
     """
 
     moves = _Moves("evolutionary", end, every, fraction)
-    start = static(density, rules, allocation=allocation, storage=storage)
+    start = _start("evolutionary", density, rules, allocation, storage)
 
     def init(params: Params, key: Key) -> tuple[Params, EvolutionState]:
         stored, state = start.init(params, key)
@@ -115,12 +124,10 @@ def evolutionary(
     ) -> dict[str, Array]:
         del grads
         key, leaves = jax.random.fold_in(state.key, step), tree.leaves(stored)
-        return {
-            path: jax.random.uniform(tree.path_key(key, path), leaves[path].shape)
-            for path in state.masks
-        }
+        tiles = _tiles("evolutionary", rules, stored)
+        return {p: _chance(key, p, leaves[p].shape, tiles.get(p)) for p in state.masks}
 
-    return start._replace(init=init, update=_update(moves, anywhere, storage))
+    return start._replace(init=init, update=_update(moves, rules, anywhere, storage))
 
 
 def moved(weights: Array, mask: Mask, growth: Array, part: float | Float[Array, ""]) -> Mask:
@@ -139,6 +146,30 @@ def moved(weights: Array, mask: Mask, growth: Array, part: float | Float[Array, 
     moves = jnp.round(part * live.astype(jnp.float32)).astype(jnp.int32)
     survivors = mask & topk_mask(jnp.where(mask, jnp.abs(weights), -1), live - moves)
     return survivors | topk_mask(jnp.where(survivors, -1, growth), moves)
+
+
+def moved_tiles(
+    weights: Float[Array, "*batch inputs outputs"],
+    mask: Bool[Array, "*batch inputs outputs"],
+    growth: Float[Array, "*batch down across"],
+    part: float | Float[Array, ""],
+    *,
+    shape: tuple[int, int],
+) -> Bool[Array, "*batch inputs outputs"]:
+    """The mask after the live tiles with the smallest Σ |w| have died and as many have grown.
+
+    As `moved`, of the tiles of all matrices together; a tile is live if any of its entries is.
+
+    Args:
+        weights: Of a leaf.
+        mask: Which are live.
+        growth: Scores, not negative, of all tiles.
+        part: Of the live tiles that die; rounded to the nearest number of them.
+        shape: Inputs and outputs of a tile.
+    """
+    live = tile_sums(mask, shape) > 0
+    kept = moved(tile_sums(jnp.abs(weights), shape), live, growth, part)
+    return whole_tiles(kept, mask, shape=shape)
 
 
 @dataclass(frozen=True)
@@ -171,14 +202,74 @@ class _Moves:
         return (step % self.every == 0) & (step > 0) & (step < self.end)
 
 
-def _update(moves: _Moves, growth: Growth, storage: Storage) -> Callable[..., Any]:
+def _start(
+    name: str,
+    density: Density | None,
+    rules: tree.Rules[Share | Blocks],
+    allocation: Allocation,
+    storage: Storage,
+) -> WeightTransform:
+    """As `static`, where leaves may have tiles."""
+    shares = [(regex, None if isinstance(of, Blocks) else of) for regex, of in rules]
+    start = static(density, shares, allocation=allocation, storage=storage)
+
+    def init(params: Params, key: Key) -> tuple[Params, MagnitudeState]:
+        tiles, leaves = _tiles(name, rules, params), tree.leaves(params)
+        masks: PackedMasks = {}
+        if len(tiles) < len(pruned_choices(rules, params, purpose=name)):
+            masks |= start.init(params, key)[1].masks
+        for path, of in tiles.items():
+            leaf = jnp.asarray(leaves[path])
+            if density is None:
+                kept = tile_sums(leaf != 0, of.shape) > 0
+            else:
+                chance = _chance(key, path, leaf.shape, of)
+                kept = topk_mask(chance, places_of(of, leaf.shape))
+            masks |= packed({path: whole_tiles(kept, leaf, shape=of.shape)}, storage)
+        return zeroed(params, masks), MagnitudeState(masks)
+
+    return start._replace(init=init)
+
+
+def _tiles(name: str, rules: tree.Rules[Share | Blocks], params: Params) -> dict[str, Blocks]:
+    """Of the leaves that have them, by path.
+
+    Raises:
+        ValueError: If a leaf has another pattern, or as `pruned_choices`.
+    """
+    found = {}
+    for path, choice in pruned_choices(rules, params, purpose=name).items():
+        if isinstance(choice, Blocks):
+            found[path] = choice
+        elif isinstance(choice, Pattern):
+            raise ValueError(
+                f"{name}: leaf {path!r} has {choice}, but of patterns {name} knows Blocks alone. "
+                "Give it that, True or a density."
+            )
+    return found
+
+
+def _chance(key: Key, path: str, shape: tuple[int, ...], of: Blocks | None) -> Array:
+    """A number for each entry of a leaf, or for each tile."""
+    places = shape if of is None else tiles_shape(of.shape, shape)
+    return jax.random.uniform(tree.path_key(key, path), places)
+
+
+def _update(
+    moves: _Moves, rules: tree.Rules[Share | Blocks], growth: Growth, storage: Storage
+) -> Callable[..., Any]:
     def update(stored: Params, grads: Params | None, state: Any, step: Step) -> Any:
         leaves = tree.leaves(stored)
 
         def move() -> Any:
             masks, scores = unpacked(state.masks, leaves), growth(stored, grads, state, step)
-            part = moves.part(step)
-            new = {p: moved(leaves[p], mask, scores[p], part) for p, mask in masks.items()}
+            part, tiles = moves.part(step), _tiles(moves.name, rules, stored)
+            new = {
+                p: moved_tiles(leaves[p], mask, scores[p], part, shape=tiles[p].shape)
+                if p in tiles
+                else moved(leaves[p], mask, scores[p], part)
+                for p, mask in masks.items()
+            }
             return state._replace(masks=packed(new, storage))
 
         return jax.lax.cond(moves.is_due(step), move, lambda: state)

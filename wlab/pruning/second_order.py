@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from wlab.calibration import compensated
+from wlab.calibration.compensating import Row, compensated
 from wlab.pruning.patterns import Neighbours, Pattern, chosen_rows
 
 Kernel = Float[Array, "inputs outputs"]
 Square = Float[Array, "inputs inputs"]
-Round = Callable[[Float[Array, " outputs"]], Float[Array, " outputs"]]
+Round = Callable[[Row, Any], Row]  # of a row and its place in the matrix
 
 
 class Solved(NamedTuple):
@@ -35,7 +35,7 @@ def solve(
     pattern: Pattern,
     *,
     block: int = 128,
-    round: Round = lambda row: row,
+    round: Round = lambda row, place: row,
 ) -> Solved:
     """Prunes the rows of a matrix in order; each pruned weight is made up for by later rows.
 
@@ -48,19 +48,23 @@ def solve(
         factor: `calibration.inverse_factor(gram)`.
         pattern: Which entries compete; of a density, those of a block of rows.
         block: Rows that are chosen together and applied to later rows at once.
-        round: Applied to each row that is kept: the grid of a quantized format.
+        round: Of a row and its place: the values of those that stay, on the grid of a quantized
+            format. Later rows make up for what this loses, too.
 
     Reference:
-        Frantar & Alistarh 2023 (arXiv:2301.00774), algorithm 1.
+        Frantar & Alistarh 2023 (arXiv:2301.00774), algorithm 1; section 3.5 for `round`.
     """
 
-    def look(rows: Kernel, scale: Float[Array, " inputs"], start: Any) -> Array:
-        place = 0 if isinstance(pattern, Neighbours) else start  # groups are alike everywhere
-        return chosen_rows(pattern, (rows / scale[:, None]) ** 2, place)
+    def look(rows: Kernel, scale: Float[Array, " inputs"], start: Any) -> tuple[Array, Array]:
+        first = 0 if isinstance(pattern, Neighbours) else start  # groups are alike everywhere
+        mask = chosen_rows(pattern, (rows / scale[:, None]) ** 2, first)
+        return mask, start + jnp.arange(len(rows))
 
-    def decide(row: Float[Array, " outputs"], mask: Array, i: Array) -> Array:
-        return jnp.where(mask[i], round(row), 0)
+    def decide(row: Row, found: tuple[Array, Array], i: Array) -> Row:
+        mask, places = found
+        return jnp.where(mask[i], round(row, places[i]), 0)
 
     unit = pattern.of if isinstance(pattern, Neighbours) else block
     kernel = jnp.where((jnp.diagonal(gram) > 0)[:, None], kernel, 0)
-    return Solved(*compensated(kernel, factor, look, decide, unit=unit, block=block))
+    new, (mask, _), loss = compensated(kernel, factor, look, decide, unit=unit, block=block)
+    return Solved(new, mask, loss)

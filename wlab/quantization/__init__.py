@@ -49,6 +49,7 @@ from wlab.quantization.grids import Integers as Integers
 from wlab.quantization.histograms import entropy_levels as entropy_levels
 from wlab.quantization.histograms import histogram as histogram
 from wlab.quantization.hqq import hqq as hqq
+from wlab.quantization.k_quants import KQuant as KQuant
 from wlab.quantization.lsq import LSQState as LSQState
 from wlab.quantization.lsq import lsq as lsq
 from wlab.quantization.lsq import lsq_quantized as lsq_quantized
@@ -63,6 +64,9 @@ from wlab.quantization.moment_grids import moment_parts as moment_parts
 from wlab.quantization.moments import QuantizedMomentsState as QuantizedMomentsState
 from wlab.quantization.moments import moment_report as moment_report
 from wlab.quantization.moments import quantized_moments as quantized_moments
+from wlab.quantization.onnx_parts import OnnxParts as OnnxParts
+from wlab.quantization.onnx_parts import from_onnx_parts as from_onnx_parts
+from wlab.quantization.onnx_parts import to_onnx_parts as to_onnx_parts
 from wlab.quantization.packing import pack as pack
 from wlab.quantization.packing import packed_length as packed_length
 from wlab.quantization.packing import unpack as unpack
@@ -81,8 +85,10 @@ from wlab.quantization.presets import fp8_e4m3 as fp8_e4m3
 from wlab.quantization.presets import fp8_e5m2 as fp8_e5m2
 from wlab.quantization.presets import ggml_q4_0 as ggml_q4_0
 from wlab.quantization.presets import ggml_q4_1 as ggml_q4_1
+from wlab.quantization.presets import ggml_q4_k as ggml_q4_k
 from wlab.quantization.presets import ggml_q5_0 as ggml_q5_0
 from wlab.quantization.presets import ggml_q5_1 as ggml_q5_1
+from wlab.quantization.presets import ggml_q6_k as ggml_q6_k
 from wlab.quantization.presets import ggml_q8_0 as ggml_q8_0
 from wlab.quantization.presets import nf4 as nf4
 from wlab.quantization.presets import nvfp4 as nvfp4
@@ -110,6 +116,7 @@ from wlab.quantization.report import bits_per_weight as bits_per_weight
 from wlab.quantization.report import effective_bits as effective_bits
 from wlab.quantization.report import report as report
 from wlab.quantization.report import sqnr as sqnr
+from wlab.quantization.row_grids import row_grids as row_grids
 from wlab.quantization.rows import Rows as Rows
 from wlab.quantization.rows import from_rows as from_rows
 from wlab.quantization.rows import to_rows as to_rows

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from wlab.quantization.formats import Format
+from wlab.quantization.k_quants import KQuant
 from wlab.quantization.packing import unpack
 from wlab.quantization.presets import ggml_q4_0, ggml_q4_1, ggml_q5_0, ggml_q5_1, ggml_q8_0
 from wlab.quantization.qtensor import QTensor, check
@@ -29,8 +30,10 @@ _ENCODINGS = {
 }
 
 
-def gguf_encoding(format: Format) -> str | None:
+def gguf_encoding(format: Format | KQuant) -> str | None:
     """What ggml calls a format, whichever axis it runs along; None if it is none of ggml's."""
+    if isinstance(format, KQuant):
+        return format.encoding
     if isinstance(format.axis, int):
         return _ENCODINGS.get(replace(format, axis=-1))
     return None

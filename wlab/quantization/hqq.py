@@ -1,5 +1,6 @@
 """HQQ: grids are moved, without any data, to where small errors are many and large ones few."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,9 +13,11 @@ from wlab.quantization.arrays import fitted, quantize_on
 from wlab.quantization.blocks import reduced
 from wlab.quantization.formats import Format, check_leaf
 from wlab.quantization.grids import Blocks, Fit, reciprocal
+from wlab.quantization.packing import pack, unpack
 from wlab.quantization.qtensor import QTensor
 from wlab.quantization.ranges import Axes, RangeFn, absmax
 from wlab.quantization.scales import round_minimum
+from wlab.quantization.sharding import spread
 
 
 class _Search(NamedTuple):
@@ -50,6 +53,8 @@ def hqq(
     Errors are taken in steps of the grid, which makes the result that of `x` in any unit. The
     authors' program takes them in the unit of the weights; where those are small, h is zero there.
 
+    Short last groups are an array of their own: what they become depends on them alone.
+
     Args:
         x: The array. A NaN or an infinity makes its block NaN, and does not touch the others.
         format: One that stores its minimum: `Integers(bits, symmetric=False, zero="minimum")`.
@@ -67,13 +72,36 @@ def hqq(
         Badri, Shaji 2023, "Half-Quadratic Quantization of Large Machine Learning Models".
     """
     _refuse(format, power, beta, kappa, iterations)
-    check_leaf(x, format)
+    check_hqq_leaf(x, format)
+    numbers = {"power": power, "beta": beta, "kappa": kappa, "iterations": iterations}
+    for axis, size in format.groups(x.shape):
+        if x.shape[axis] % size:
+            whole = x.shape[axis] // size * size
+            parts = jnp.split(spread(x, axis, 1), [whole], axis)
+            return _joined(
+                [hqq(part, format, range_fn=range_fn, **numbers) for part in parts], axis
+            )
     stored = replace(format, coding="stored")
     blocks, grids = fitted(x, stored, range_fn)
-    numbers = {"power": power, "beta": beta, "kappa": kappa, "iterations": iterations}
     scale, minimum, _ = grids.parts
     best = _search(blocks, Fit(scale, minimum), reduced(format, x.ndim), stored, **numbers)
     return quantize_on(x, grids.parts._replace(zero_point=best), format)
+
+
+def check_hqq_leaf(leaf: Any, format: Format, name: str = "array") -> None:
+    """`check_leaf`, but a short last group is no harm: `hqq` fills up none.
+
+    Raises:
+        TypeError: As `check_leaf`.
+        ValueError: As `check_leaf`.
+    """
+    shape = jnp.shape(leaf)
+    try:
+        sizes = dict(format.groups(shape))
+    except ValueError:
+        sizes = {}  # what is wrong is said below
+    whole = tuple(n - n % sizes.get(axis, 1) for axis, n in enumerate(shape))
+    check_leaf(jax.ShapeDtypeStruct(whole, jnp.result_type(leaf)), format, name)
 
 
 def shrink(
@@ -115,6 +143,20 @@ def _search(blocks: Blocks, start: Fit, axes: Axes, format: Format, **numbers: A
     _, _, errors = written(minimum)
     first = _Search(jnp.int32(0), minimum, _total(errors), jnp.array(True), minimum, errors)
     return jax.lax.while_loop(goes_on, turn, first).best
+
+
+def _joined(parts: Sequence[QTensor], axis: int) -> QTensor:
+    """Arrays one behind the other along an axis."""
+    first, format = parts[0], parts[0].format
+    bits, order = format.grid.bits, format.order
+    codes = jnp.concatenate([unpack(q.codes, bits, q.length, order) for q in parts], axis)
+    return replace(
+        first,
+        codes=pack(codes, bits, order),
+        scale=jnp.concatenate([q.scale for q in parts], axis),
+        zero_point=jnp.concatenate([q.zero_point for q in parts], axis),
+        length=codes.shape[-1],
+    )
 
 
 def _total(errors: Blocks) -> Float[Array, ""]:

@@ -12,6 +12,7 @@ from wlab.quantization.codebooks import Codebook
 from wlab.quantization.floats import Floats
 from wlab.quantization.formats import Format
 from wlab.quantization.grids import Integers
+from wlab.quantization.k_quants import KQuant
 from wlab.quantization.scales import E4M3, E8M0
 
 NF4 = (
@@ -89,6 +90,13 @@ as for `ggml_q8_0`. A pruned zero does not stay zero."""
 
 ggml_q5_1 = _ggml(Integers(5, symmetric=False, rounding="half_up", zero="minimum"))
 """6 bits. All of 262,144 values equal those of gguf 0.19, otherwise as `ggml_q4_1`."""
+
+ggml_q4_k = KQuant("Q4_K")
+"""4.5 bits, for GGUF files alone. Read as gguf 0.19 reads it; scales are chosen by least squares,
+so that codes differ from ggml's."""
+
+ggml_q6_k = KQuant("Q6_K")
+"""6.5625 bits, otherwise as `ggml_q4_k`."""
 
 bnb_nf4 = nf4(axis=-1, group_size=64, order="high_first")
 """4.5 bits. The table is that of bitsandbytes 0.50, and 131,071 of 131,072 packed bytes; scales
