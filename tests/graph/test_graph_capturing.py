@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from zoo import ZOO, net
+from zoo import COMPILED, net
 from zoo_plain import block, numbers
 
 from wlab import tree
@@ -44,7 +44,7 @@ def unseen(found: np.ndarray) -> np.ndarray:
     return vectors @ np.swapaxes(vectors, -1, -2)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", COMPILED)
 def test_a_weight_may_move_in_directions_that_no_input_has_and_in_no_others(name: str):
     """The whole network's answer is the oracle: it must not notice, and must notice a control."""
     fn, params, inputs = net(name)
@@ -227,7 +227,9 @@ def test_two_batches_add_up_to_both():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), added, both)
 
 
-@pytest.mark.parametrize("name", ["plain scan", "linen transformer", "resnet"])
+@pytest.mark.parametrize(
+    "name", ["plain scan", "linen transformer", pytest.param("resnet", marks=pytest.mark.long)]
+)
 def test_gradients_go_through(name: str):
     fn, params, inputs = net(name)
     run = capture(fn, GRAM)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import program
 from test_graph_view import SHAPES, STEPS
-from zoo import ZOO, net
+from zoo import COMPILED, net
 from zoo_plain import numbers
 
 from wlab import tree
@@ -43,22 +43,7 @@ def close(found: Any, expected: Any, within: float = 1e-6) -> None:
     )
 
 
-SHORT = {
-    *("plain mlp", "plain scan, checkpointed", "plain control flow", "plain computed weights"),
-    *(
-        "plain experts",
-        "plain thrice",
-        "linen scan",
-        "equinox pictures",
-        "haiku convolutions",
-        "lstm",
-    ),
-}
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in ZOO]
-)
+@pytest.mark.parametrize("name", COMPILED)
 def test_a_function_computed_in_matrices_is_the_function(name: str):
     fn, params, inputs = net(name)
     graph, met = read(fn, params, *inputs), set()

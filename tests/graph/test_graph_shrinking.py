@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from programs import program
-from zoo import ZOO, net
+from zoo import COMPILED, net
 from zoo_plain import Net, numbers
 
 from wlab import graph, tree
@@ -52,7 +52,7 @@ def difference(of: Net, groups: Groups, keep: Keep) -> tuple[float, float]:
     return np.abs(found - expected).max() / size, np.abs(before - expected).max() / size
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", COMPILED)
 def test_a_smaller_network_says_what_the_masked_one_says(name: str):
     groups = grouped(net(name))
     same, other = difference(net(name), groups, half(groups))
