@@ -228,7 +228,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_no_file(tmp_path):
         "found .4.": {"w": good._replace(scale=np.ones(4, np.float32), axis=1)},
         "beyond 4 bits": {"w": good._replace(codes=np.full((2, 3), 9, np.int8), bits=4)},
         "two arrays .* 'w.codes'": {"w": good, "w.codes": array((3,))},
-        "'c' is complex64": {"c": array((3,)).astype(np.complex64)},
+        "'c' is int2": {"c": np.zeros(3, ml_dtypes.int2)},
     }
     for message, weights in bad.items():
         with pytest.raises(ValueError, match=f"save_onnx_qdq: .*{message}"):

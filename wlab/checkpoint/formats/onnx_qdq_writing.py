@@ -13,13 +13,12 @@ from jaxtyping import Shaped, UInt8
 
 from wlab.checkpoint.atomic import written_whole
 from wlab.checkpoint.formats.onnx_qdq import DEQUANTIZE, QuantizedInitializer, check
+from wlab.checkpoint.formats.onnx_tensors import DTYPES
 from wlab.checkpoint.formats.protobuf import BYTES, VARINT
 from wlab.checkpoint.source import Lazy, dtype_of
 from wlab.checkpoint.steps import PathLike
 
-_CODES = {"float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7}
-_CODES |= {"bool": 9, "float16": 10, "float64": 11, "uint32": 12, "uint64": 13, "bfloat16": 16}
-_CODES |= {"uint4": 21, "int4": 22}
+_CODES = {name: code for code, name in DTYPES.items()}
 _IR_VERSION, _OPSET = 10, 21
 _INTEGER = 2  # an attribute's type
 _LIMIT = 2**31 - 1  # bytes of a protocol buffer

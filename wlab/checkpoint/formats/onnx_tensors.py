@@ -10,7 +10,7 @@ from wlab.checkpoint.formats.numbers import checked_dtype, checked_shape
 from wlab.checkpoint.formats.protobuf import BYTES, Data, Field, fields, varints
 from wlab.checkpoint.source import Lazy
 
-_DTYPES = {
+DTYPES = {
     1: "float32",
     2: "uint8",
     3: "int8",
@@ -125,9 +125,9 @@ def lazy(path: Path, found: Tensor) -> Lazy:
         ValueError: If its bytes are not as many as its shape and dtype need, or are elsewhere.
     """
     try:
-        if found.code not in _DTYPES:
+        if found.code not in DTYPES:
             raise ValueError(f"its data type is the number {found.code}, which is not read")
-        dtype, shape = checked_dtype(_DTYPES[found.code]), checked_shape(found.sizes)
+        dtype, shape = checked_dtype(DTYPES[found.code]), checked_shape(found.sizes)
         place = _place(path, found, dtype.name)
         size = prod(shape)
         nibbles = dtype.name in ("int4", "uint4")
