@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from experiments.quantization.qat_recovery import (
     CONTROL,
@@ -50,6 +51,7 @@ def toy(steps: int) -> Subject:
     )
 
 
+@pytest.mark.long
 def test_every_way_but_the_control_gives_few_values_and_gptq_and_training_help():
     subject, errors = toy(100), {}
     for method in (*ROUNDED, *TRAINED, CONTROL):

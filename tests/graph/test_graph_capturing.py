@@ -16,6 +16,7 @@ def gram(x: jax.Array) -> jax.Array:
     return jnp.einsum("...nk,...nl->...kl", x, x)
 
 
+LONG = pytest.mark.long
 GRAM, ROWS = Statistic(gram), Statistic(lambda x: x)
 UNSEEN = 1e-6  # of the largest eigenvalue: float32 can't tell less from nothing
 
@@ -228,7 +229,7 @@ def test_two_batches_add_up_to_both():
 
 
 @pytest.mark.parametrize(
-    "name", ["plain scan", "linen transformer", pytest.param("resnet", marks=pytest.mark.long)]
+    "name", ["plain scan", *(pytest.param(n, marks=LONG) for n in ("linen transformer", "resnet"))]
 )
 def test_gradients_go_through(name: str):
     fn, params, inputs = net(name)

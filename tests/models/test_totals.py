@@ -39,6 +39,7 @@ def test_gpt2_small():
     assert tree.count(tied(params)) == 124_439_808
 
 
+@pytest.mark.long
 def test_gpt3_175b():
     assert tree.count(tied(shapes(transformer(GPT3)))) == 174_604_259_328
 

@@ -159,6 +159,7 @@ def train(transform, steps=300):
     return support, masks_in(state.weights, params)["kernel"], float(metrics["loss"])
 
 
+@pytest.mark.long
 def test_rigl_finds_a_support_that_chance_misses_and_the_loss_tells():
     rules, budget = [("kernel", True)], 16 / 256
     support, found, loss = train(pruning.rigl(budget, rules, every=10, end=250))

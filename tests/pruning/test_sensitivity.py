@@ -145,6 +145,7 @@ def test_what_cannot_be_met_is_refused(curves, costs, budget, said):
         by_sensitivity(table(curves), costs, budget)
 
 
+@pytest.mark.long
 def test_on_digits_its_densities_lose_less_than_one_for_all():
     params, train, test = learnt()
     kernels = {p: leaf.size for p, leaf in tree.leaves(params).items() if p.endswith("kernel")}
