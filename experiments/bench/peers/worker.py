@@ -6,6 +6,7 @@ Run: python -m experiments.bench.peers.worker METHOD SIDE THREADS DIRECTORY
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,28 +44,20 @@ def work_of(method: str, side: str, task: Task) -> Work:
     """
     from experiments.bench.peers import gptq, sparsegpt, tickets, wanda
 
-    match method, side:
-        case "wanda", "ours":
-            return wanda.ours(task)
-        case "wanda", "torch":
-            return wanda.theirs(task)
-        case "sparsegpt", "ours":
-            return sparsegpt.ours(task)
-        case "sparsegpt", "torch":
-            return sparsegpt.theirs(task)
-        case "gptq", "ours":
-            return gptq.ours(task)
-        case "gptq", "torch":
-            return gptq.theirs(task)
-        case "tickets", "ours":
-            return tickets.ours(task)
-        case "tickets", "plain":
-            return tickets.plain(task)
-        case "tickets", "fused":
-            return tickets.plain(task, fused=True)
-        case "tickets", "open-lth":
-            return tickets.open_lth(task)
-    raise ValueError(f"{method!r} by {side!r} is not compared.")
+    sides = {
+        "wanda": {"ours": wanda.ours, "torch": wanda.theirs},
+        "sparsegpt": {"ours": sparsegpt.ours, "torch": sparsegpt.theirs},
+        "gptq": {"ours": gptq.ours, "torch": gptq.theirs},
+        "tickets": {
+            "ours": tickets.ours,
+            "plain": tickets.plain,
+            "fused": partial(tickets.plain, fused=True),
+            "open-lth": tickets.open_lth,
+        },
+    }
+    if side not in sides.get(method, {}):
+        raise ValueError(f"{method!r} by {side!r} is not compared.")
+    return sides[method][side](task)
 
 
 def _limit_torch(threads: int) -> None:
