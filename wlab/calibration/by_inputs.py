@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from wlab import graph, tree
-from wlab.calibration.collecting import collect
+from wlab.calibration.collecting import Collected
+from wlab.calibration.in_stages import in_stages
 from wlab.graph import Statistic, Use
 from wlab.transform import Params
 
@@ -45,21 +46,18 @@ def by_inputs(
     refuse_bad_batches(batches, purpose)
     uses = _uses(graph.read(fn, params, *batches[0]), choices, purpose)
     told: dict[str, Any] = {}
-    for stage, paths in _staged(stages, [*choices], purpose).items():
-        seen = collect(
-            fn,
-            params,
-            batches,
-            statistic,
-            where=lambda use, paths=paths: use.path in paths,
-            report=lambda done, stage=stage: report(stage, done),
-        )
+
+    def changed(params: Params, stage: str, seen: Collected) -> Params:
+        del stage
         named, new = tree.leaves(params), {}
-        for path in paths:
+        for path, found in seen.items():
             matrix = graph.to_matrix(uses[path], jnp.asarray(named[path]))
-            matrix, told[path] = change(path, matrix, seen[path], choices[path])
+            matrix, told[path] = change(path, matrix, found, choices[path])
             new[path] = graph.from_matrix(uses[path], matrix)
-        params = tree.replace(params, new)
+        return tree.replace(params, new)
+
+    paths = _staged(stages, [*choices], purpose)
+    params = in_stages(fn, params, batches, statistic, paths, changed, report)
     return params, told
 
 

@@ -55,7 +55,7 @@ def collect(
         report(done)
     if total is None:
         raise ValueError("collect: there is no batch to calibrate on.")
-    _refuse_bad(total)
+    refuse_bad(total)
     return total
 
 
@@ -80,25 +80,35 @@ def _together(
     """One batch: all uses of a leaf together."""
     read = graph.read(fn, params, *inputs)
     chosen = graph.products(read, where)
-    _refuse_other_axes(chosen)
     _, found = graph.captured(read, statistic, chosen, params, *inputs)
-    total: Collected = {}
-    for (path, _), value in found.items():
-        total[path] = statistic.together(total[path], value) if path in total else value
-    return total
+    return by_leaf(statistic, chosen, found)
 
 
-def _refuse_other_axes(chosen: Mapping[tuple[str, int], Use]) -> None:
+def by_leaf(
+    statistic: Statistic,
+    chosen: Mapping[tuple[str, int], Use],
+    found: Mapping[tuple[str, int], Any],
+) -> Collected:
+    """What was found at all uses of a leaf, together; in the order of the chosen uses.
+
+    Raises:
+        ValueError: If the uses of a leaf sum over different axes of it.
+    """
     axes: dict[str, tuple[int, ...]] = {}
-    for (path, _), use in chosen.items():
+    total: Collected = {}
+    for (path, k), use in chosen.items():
         if axes.setdefault(path, use.in_axes) != use.in_axes:
             raise ValueError(
                 f"collect: {path!r} is summed over its axes {axes[path]} in one place and over "
                 f"{use.in_axes} in another; choose one by `where`."
             )
+        value = found[path, k]
+        total[path] = statistic.together(total[path], value) if path in total else value
+    return total
 
 
-def _refuse_bad(total: Mapping[str, Any]) -> None:
+def refuse_bad(total: Mapping[str, Any]) -> None:
+    """Raises a ValueError if anything that was found is not finite."""
     for path, found in total.items():
         for leaf in jax.tree.leaves(found):
             if not np.isfinite(np.asarray(leaf)).all():

@@ -84,8 +84,7 @@ def captured(
             f"{graph}"
         )
     operands = jax.tree.leaves((params, inputs))
-    over = _over(graph, chosen)
-    results, found = evaluate(graph.function, operands, _plan(chosen, statistic, over))
+    results, found = evaluate(graph.function, operands, planned(graph, statistic, chosen))
     return jax.tree.unflatten(jax.tree.structure(graph.results), results), found
 
 
@@ -117,7 +116,13 @@ def _over(graph: Graph, chosen: Mapping[Key, Use]) -> dict[Key, Names]:
     return found
 
 
-def _plan(chosen: Mapping[Key, Use], statistic: Statistic, over: Mapping[Key, Names]) -> Plan:
+def planned(graph: Graph, statistic: Statistic, chosen: Mapping[Key, Use]) -> Plan:
+    """What to do where, to keep a statistic at the chosen products.
+
+    Raises:
+        ValueError: If one is cut over devices as `capture` says.
+    """
+    over = _over(graph, chosen)
     sites: dict[Site, list[tuple[Key, Use]]] = {}
     for key, use in chosen.items():
         sites.setdefault(use.site, []).append((key, use))

@@ -4,7 +4,7 @@ What was found in a loop leaves it: stacked, where the loop runs over an axis of
 was found for, else combined over the turns.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -77,22 +77,45 @@ def evaluate(function: Opened, operands: Sequence[Any], plan: Plan) -> tuple[lis
     return _evaluate(function, operands, plan, _Place())
 
 
+def evaluate_some(
+    function: Opened, equations: Iterable[int], values: dict[Any, Any], plan: Plan
+) -> Found:
+    """What the visits at some of a jaxpr's equations found; their results join the values.
+
+    Args:
+        function: The jaxpr.
+        equations: Which, in order.
+        values: Those of all variables that they read, and that no earlier one of them makes.
+        plan: What to do where.
+    """
+    return _run(function, equations, values, plan, _Place())
+
+
 def _evaluate(
     function: Opened, operands: Sequence[Any], plan: Plan, place: _Place
 ) -> tuple[list[Any], Found]:
     jaxpr = function.jaxpr
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, function.consts, strict=True))
     values |= zip(jaxpr.invars, operands, strict=True)
+    found = _run(function, range(len(jaxpr.eqns)), values, plan, place)
+    return [_value(values, v) for v in jaxpr.outvars], found
 
-    def value(atom: Any) -> Any:
-        return atom.val if isinstance(atom, Literal) else values[atom]
 
+def _run(
+    function: Opened, equations: Iterable[int], values: dict[Any, Any], plan: Plan, place: _Place
+) -> Found:
     found: Found = {}
-    for i, equation in enumerate(jaxpr.eqns):
-        results, more = _step(equation, [value(v) for v in equation.invars], plan, place.at(i))
+    for i in equations:
+        equation = function.jaxpr.eqns[i]
+        operands = [_value(values, v) for v in equation.invars]
+        results, more = _step(equation, operands, plan, place.at(i))
         values |= zip(equation.outvars, results, strict=True)
         found |= more
-    return [value(v) for v in jaxpr.outvars], found
+    return found
+
+
+def _value(values: Mapping[Any, Any], atom: Any) -> Any:
+    return atom.val if isinstance(atom, Literal) else values[atom]
 
 
 def bound(

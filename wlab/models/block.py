@@ -69,13 +69,15 @@ def attend(
         Vaswani et al. 2017 (arXiv:1706.03762), eq. 1; Ainslie et al. 2023 (arXiv:2305.13245).
     """
     grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1])
-    logits = jnp.einsum("bqhgd,bkhd->bhgqk", grouped, k, preferred_element_type=jnp.float32)
+    grouped = jnp.moveaxis(grouped, 1, 3)  # the order of the logits' axes: those are not moved
+    logits = jnp.einsum("bhgqd,bkhd->bhgqk", grouped, k, preferred_element_type=jnp.float32)
     logits = logits / math.sqrt(q.shape[-1]) if scale is None else logits * scale
     if bias is not None:
         logits = logits + bias.reshape(1, *logits.shape[1:]).astype(jnp.float32)
     logits = jnp.where(seen[:, None, None], logits, -jnp.inf)
     weights = jax.nn.softmax(logits).astype(v.dtype)
-    return jnp.einsum("bhgqk,bkhd->bqhgd", weights, v).reshape(q.shape)
+    mixed = jnp.einsum("bhgqk,bkhd->bhgqd", weights, v)
+    return jnp.moveaxis(mixed, 3, 1).reshape(q.shape)
 
 
 class FeedForward(nnx.Module):
