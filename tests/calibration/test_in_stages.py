@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wlab import models, tree
+from wlab import graph, models, tree
 from wlab.calibration import collect, gram
 from wlab.calibration.in_stages import in_stages
 from wlab.models import LlamaConfig
@@ -26,14 +26,15 @@ def halved(params, stage, seen):
 
 
 def in_order(fn, params, batches, stages):
-    """What each stage sees, and how often a program was compiled for it."""
+    """What each stage sees, and the tree after the last."""
     told, reports = {}, []
 
     def change(params, stage, seen):
         told[stage] = seen
         return halved(params, stage, seen)
 
-    end = in_stages(fn, params, batches, gram(), stages, change, lambda *one: reports.append(one))
+    read = graph.read_uncalled(fn, params, *batches[0])
+    end = in_stages(read, params, batches, gram(), stages, change, lambda *at: reports.append(at))
     assert reports == [(stage, i + 1) for stage in stages for i in range(len(batches))]
     return told, end
 
@@ -91,3 +92,13 @@ def test_numbers_that_are_not_finite_are_refused():
 
     with pytest.raises(ValueError, match="inputs of 'a' hold NaN or infinity"):
         in_order(network, params, [(jnp.ones((1, 2)),)], {"one": ["b"], "two": ["a"]})
+
+
+def test_sharded_batches_are_added_up_in_every_stage():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.NamedSharding(mesh, jax.P("data"))
+    params, even = DECODER.init(jax.random.key(1)), TOKENS[::2]  # two rows each
+    here, _ = in_order(DECODER.apply, params, even, stages_of(params))
+    spread = [(jax.device_put(tokens, spec),) for (tokens,) in even]
+    there, _ = in_order(DECODER.apply, params, spread, stages_of(params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), here, there)

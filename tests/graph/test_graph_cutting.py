@@ -7,8 +7,16 @@ import pytest
 from zoo import COMPILED, net
 
 from wlab import models, tree
-from wlab.graph import Statistic, capture, products, read
-from wlab.graph.cutting import read_uncalled, run_segment, segments
+from wlab.graph import (
+    Statistic,
+    begun,
+    capture,
+    products,
+    read,
+    read_uncalled,
+    run_segment,
+    segments,
+)
 from wlab.models import LlamaConfig
 
 SUMS = Statistic(lambda x: jnp.sum(x.astype(jnp.float32) ** 2, axis=-2))
@@ -27,16 +35,11 @@ def operands(graph, segment, params, kept):
     return [leaves[i] for i in segment.leaves], consts, kept
 
 
-def first_kept(graph, segment, inputs):
-    begins = graph.function.jaxpr.invars[len(graph.paths) :]
-    return [jax.tree.leaves(inputs)[begins.index(v)] for v in segment.takes]
-
-
 def seen(graph, params, inputs, paths):
     """What each stage sees, where the leaves of a stage are halved once it is over."""
     kept, told = None, []
     for stage, segment in zip(paths, segments(graph, staged(graph, paths)), strict=True):
-        kept = first_kept(graph, segment, inputs) if kept is None else kept
+        kept = begun(graph, segment, jax.tree.leaves(inputs)) if kept is None else kept
         run = jax.jit(lambda *xs, segment=segment: run_segment(graph, segment, SUMS, xs))
         kept, found = run(*operands(graph, segment, params, kept))
         told.append(found)

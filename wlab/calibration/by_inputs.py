@@ -44,7 +44,8 @@ def by_inputs(
     if not choices:
         raise ValueError(f"{purpose}: the rules select none of the leaves {tree.paths(params)}.")
     refuse_bad_batches(batches, purpose)
-    uses = _uses(graph.read(fn, params, *batches[0]), choices, purpose)
+    read = graph.read_uncalled(fn, params, *batches[0])
+    uses = _uses(read, choices, purpose)
     told: dict[str, Any] = {}
 
     def changed(params: Params, stage: str, seen: Collected) -> Params:
@@ -57,7 +58,7 @@ def by_inputs(
         return tree.replace(params, new)
 
     paths = _staged(stages, [*choices], purpose)
-    params = in_stages(fn, params, batches, statistic, paths, changed, report)
+    params = in_stages(read, params, batches, statistic, paths, changed, report)
     return params, told
 
 

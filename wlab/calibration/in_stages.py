@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from wlab import tree
+from wlab import graph, tree
 from wlab.calibration.collecting import Collected, by_leaf, refuse_bad
-from wlab.graph import Graph, Statistic, products
-from wlab.graph.cutting import Segment, read_uncalled, run_segment, segments
+from wlab.graph import Graph, Segment, Statistic
 from wlab.transform import Params
 
 Stages = Mapping[str, Sequence[str]]  # the paths of the leaves of each, in order
-Run = Callable[[Any, Any, Any], tuple[Sequence[Any], Sequence[Any]]]
+Run = jax.stages.Wrapped
 
 
 class Program(NamedTuple):
@@ -37,7 +36,7 @@ class Program(NamedTuple):
 
 
 def in_stages(
-    fn: Callable[..., Any],
+    read: Graph,
     params: Params,
     batches: Sequence[tuple[Any, ...]],
     statistic: Statistic,
@@ -51,9 +50,9 @@ def in_stages(
     as they were.
 
     Args:
-        fn: Of `params` and the arrays of a batch.
+        read: From `graph.read_uncalled`, of `params` and the first batch.
         params: Any tree.
-        batches: Tuples of the function's inputs after `params`.
+        batches: Tuples of the function's inputs after `params`; read once.
         statistic: As `gram()`, `squares()`, `absmax()`.
         stages: Which leaves are looked at and changed together.
         change: The tree with the leaves of a stage changed, from what they got to see.
@@ -62,7 +61,7 @@ def in_stages(
     Raises:
         ValueError: As `collect`.
     """
-    programs, kept = _prepared(fn, params, batches, statistic, [*stages.values()])
+    programs, kept = _prepared(read, params, batches, statistic, [*stages.values()])
     added = jax.jit(statistic.together, donate_argnums=0)
     for at, stage in enumerate(stages):
         leaves, total = tree.leaves(params), None
@@ -78,54 +77,54 @@ def in_stages(
 
 
 def _prepared(
-    fn: Callable[..., Any],
+    read: Graph,
     params: Params,
     batches: Sequence[tuple[Any, ...]],
     statistic: Statistic,
     stages: Sequence[Sequence[str]],
 ) -> tuple[list[list[Program]], list[Sequence[Any]]]:
     """For each batch its programs, and what the first of those takes."""
-    of_shapes: dict[Any, tuple[list[Program], list[int]]] = {}
+    of_shapes: dict[Any, tuple[list[Program], Callable[[Sequence[Any]], list[Any]]]] = {}
     firsts: dict[str, Run] = {}
     programs, kept = [], []
     for batch in batches:
         inputs, structure = jax.tree.flatten(batch)
         shapes = (structure, *(jax.typeof(x) for x in inputs))
         if shapes not in of_shapes:
-            graph = read_uncalled(fn, params, *batch)
-            chosen = products(graph)
+            here = graph.read_uncalled(read.fn, params, *batch) if of_shapes else read
+            chosen = graph.products(here)
             uses = [{k: use for k, use in chosen.items() if k[0] in paths} for paths in stages]
-            cut = segments(graph, uses)
-            begins = graph.function.jaxpr.invars[len(graph.paths) :]
-            compiled = [_program(graph, one, statistic, firsts) for one in cut]
-            of_shapes[shapes] = (compiled, [begins.index(v) for v in cut[0].takes])
-        compiled, taken = of_shapes[shapes]
+            cut = graph.segments(here, uses)
+            compiled = [_program(here, one, statistic) for one in cut]
+            if len(cut) > 1:
+                pairs = zip(cut, compiled, strict=True)
+                compiled = [_shared(here, one, program, firsts) for one, program in pairs]
+            of_shapes[shapes] = (compiled, partial(graph.begun, here, cut[0]))
+        compiled, begin = of_shapes[shapes]
         programs.append(compiled)
-        kept.append([inputs[i] for i in taken])
+        kept.append(begin(inputs))
     return programs, kept
 
 
-def _program(
-    graph: Graph, segment: Segment, statistic: Statistic, firsts: dict[str, Run]
-) -> Program:
-    """A segment; run by what was compiled for one before it, if both read the same."""
-    jaxpr = graph.function.jaxpr
-    run = jax.jit(partial(_measured, graph, segment, statistic))
-    names = (
-        [jaxpr.invars[i] for i in segment.leaves],
-        [jaxpr.constvars[i] for i in segment.consts],
-        [*segment.takes],
-    )
-    text = run.lower(*jax.tree.map(lambda v: v.aval, names)).as_text()
-    if "callback" not in text:  # the text of a callback does not tell which
-        run = firsts.setdefault(text, run)
-    leaves = tuple(graph.paths[i] for i in segment.leaves)
-    consts = tuple(graph.function.consts[i] for i in segment.consts)
-    return Program(run, leaves, consts, tuple(dict.fromkeys(path for path, _ in segment.chosen)))
+def _program(read: Graph, segment: Segment, statistic: Statistic) -> Program:
+    leaves = tuple(read.paths[i] for i in segment.leaves)
+    consts = tuple(read.function.consts[i] for i in segment.consts)
+    chosen = tuple(dict.fromkeys(path for path, _ in segment.chosen))
+    return Program(jax.jit(partial(_measured, read, segment, statistic)), leaves, consts, chosen)
+
+
+def _shared(read: Graph, segment: Segment, program: Program, firsts: dict[str, Run]) -> Program:
+    """A program; run by what is compiled for one before it, if both read the same."""
+    shapes = ([v.aval for v in variables] for variables in graph.operands_of(read, segment))
+    platforms = (jax.default_backend(),)  # types of sharded values tell no devices
+    text = program.run.trace(*shapes).lower(lowering_platforms=platforms).as_text()
+    if "callback" in text:  # which one, it does not tell
+        return program
+    return program._replace(run=firsts.setdefault(text, program.run))
 
 
 def _measured(
-    graph: Graph, segment: Segment, statistic: Statistic, *operands: Sequence[Any]
+    read: Graph, segment: Segment, statistic: Statistic, *operands: Sequence[Any]
 ) -> tuple[list[Any], list[Any]]:
-    kept, found = run_segment(graph, segment, statistic, operands)
+    kept, found = graph.run_segment(read, segment, statistic, operands)
     return kept, [*by_leaf(statistic, segment.chosen, found).values()]

@@ -2,9 +2,10 @@
 
 `read` finds the uses of every leaf: which primitive, which of the leaf's own axes are summed
 over, kept, looked up or looped over. `capture` runs the function and keeps a statistic of what each
-leaf is multiplied with. `replace` computes chosen products by operations of the caller's, with
-packed codes or factors in a leaf's place. `groups` finds which slices of which leaves live and die
-together, and `shrink` the smaller function and tree without some of them.
+leaf is multiplied with; `segments` cuts it where leaves become final, stage by stage. `replace`
+computes chosen products by operations of the caller's, with packed codes or factors in a leaf's
+place. `groups` finds which slices of which leaves live and die together, and `shrink` the smaller
+function and tree without some of them.
 """
 
 from wlab.graph.axes import Atom as Atom
@@ -15,6 +16,12 @@ from wlab.graph.capturing import products as products
 from wlab.graph.costs import Cost as Cost
 from wlab.graph.costs import costs as costs
 from wlab.graph.costs import multiply_adds as multiply_adds
+from wlab.graph.cutting import Segment as Segment
+from wlab.graph.cutting import begun as begun
+from wlab.graph.cutting import operands_of as operands_of
+from wlab.graph.cutting import read_uncalled as read_uncalled
+from wlab.graph.cutting import run_segment as run_segment
+from wlab.graph.cutting import segments as segments
 from wlab.graph.groups import Group as Group
 from wlab.graph.groups import Groups as Groups
 from wlab.graph.groups import Keep as Keep

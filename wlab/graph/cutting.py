@@ -5,6 +5,7 @@ of the stages before it decide, and has not been run with them yet.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -42,7 +43,7 @@ class Segment(NamedTuple):
     gives: tuple[Any, ...]
 
 
-def segments(graph: Graph, stages: Sequence[Uses]) -> tuple[Segment, ...]:
+def segments(graph: Graph, stages: Sequence[Uses]) -> list[Segment]:
     """What is run at each stage, if the leaves of a stage change once it is over.
 
     A stage sees the leaves of earlier ones as they have become, and its own and later ones as they
@@ -52,7 +53,7 @@ def segments(graph: Graph, stages: Sequence[Uses]) -> tuple[Segment, ...]:
     for at in reversed(range(len(stages))):
         gives = found[-1].takes if found else ()
         found.append(_segment(graph, values, stages[at], at, gives))
-    return tuple(reversed(found))
+    return found[::-1]
 
 
 def run_segment(
@@ -69,18 +70,25 @@ def run_segment(
     Returns:
         The values for later stages, and what was found, as `captured` gives it.
     """
-    jaxpr = graph.function.jaxpr
-    names = (
-        [jaxpr.invars[i] for i in segment.leaves],
-        [jaxpr.constvars[i] for i in segment.consts],
-        segment.takes,
-    )
     values: dict[Any, Any] = {}
-    for of, given in zip(names, operands, strict=True):
-        values |= zip(of, given, strict=True)
+    for variables, given in zip(operands_of(graph, segment), operands, strict=True):
+        values |= zip(variables, given, strict=True)
     plan = planned(graph, statistic, segment.chosen)
     found = evaluate_some(graph.function, segment.equations, values, plan)
     return [values[v] for v in segment.gives], found
+
+
+def operands_of(graph: Graph, segment: Segment) -> tuple[list[Any], list[Any], list[Any]]:
+    """The variables that a segment reads: of leaves, of constants, and of what is kept."""
+    jaxpr = graph.function.jaxpr
+    leaves = [jaxpr.invars[i] for i in segment.leaves]
+    return leaves, [jaxpr.constvars[i] for i in segment.consts], [*segment.takes]
+
+
+def begun(graph: Graph, segment: Segment, inputs: Sequence[Any]) -> list[Any]:
+    """What the first segment takes, of all arrays of the function's inputs."""
+    given = dict(zip(graph.function.jaxpr.invars[len(graph.paths) :], inputs, strict=True))
+    return [given[v] for v in segment.takes]
 
 
 def read_uncalled(fn: Callable[..., Any], params: Params, *inputs: Any) -> Graph:
@@ -94,7 +102,7 @@ def read_uncalled(fn: Callable[..., Any], params: Params, *inputs: Any) -> Graph
         operands = jax.tree.leaves((params, inputs))
         return evaluate(graph.function, operands, Plan({}, entered=entered))[0]
 
-    return read(flat, params, *inputs)
+    return replace(read(flat, params, *inputs), fn=fn, results=graph.results)
 
 
 class _Values(NamedTuple):
@@ -105,44 +113,43 @@ class _Values(NamedTuple):
         makers: Which equation makes each other one.
         fed: Those that inputs have a say in.
         final: The number of stages that have to be over before each one changes no more.
+        order: Constants and operands first, then the results of one equation after another.
     """
 
     places: dict[Any, tuple[str, int]]
     makers: dict[Any, int]
     fed: set[Any]
     final: dict[Any, int]
+    order: dict[Any, int]
 
 
 def _values(graph: Graph, stages: Sequence[Uses]) -> _Values:
-    jaxpr, leaves = graph.function.jaxpr, len(graph.paths)
-    over = {use.path: at + 1 for at, uses in enumerate(stages) for use in uses.values()}
+    jaxpr = graph.function.jaxpr
+    leaves, inputs = jaxpr.invars[: len(graph.paths)], jaxpr.invars[len(graph.paths) :]
     places = {v: ("consts", i) for i, v in enumerate(jaxpr.constvars)}
-    places |= {v: ("leaves", i) for i, v in enumerate(jaxpr.invars[:leaves])}
-    inputs = jaxpr.invars[leaves:]
-    final = dict.fromkeys(jaxpr.constvars, 0) | dict.fromkeys(inputs, 0)
-    final |= {v: over.get(p, 0) for v, p in zip(jaxpr.invars, graph.paths, strict=False)}
-    makers: dict[Any, int] = {}
-    fed = set(inputs)
+    places |= {v: ("leaves", i) for i, v in enumerate(leaves)}
+    over = {use.path: at + 1 for at, uses in enumerate(stages) for use in uses.values()}
+    final = dict.fromkeys([*jaxpr.constvars, *inputs], 0)
+    final |= {v: over.get(path, 0) for v, path in zip(leaves, graph.paths, strict=True)}
+    makers, fed = dict[Any, int](), set(inputs)
     for i, equation in enumerate(jaxpr.eqns):
-        operands = [v for v in equation.invars if not isinstance(v, Literal)]
-        last = max((final[v] for v in operands), default=0)
-        for v in equation.outvars:
-            makers[v], final[v] = i, last
+        operands = _variables(equation)
+        makers |= dict.fromkeys(equation.outvars, i)
+        final |= dict.fromkeys(equation.outvars, max((final[v] for v in operands), default=0))
         if not fed.isdisjoint(operands):
             fed.update(equation.outvars)
-    return _Values(places, makers, fed, final)
+    return _Values(places, makers, fed, final, {v: i for i, v in enumerate(final)})
 
 
 def _segment(graph: Graph, values: _Values, chosen: Uses, at: int, gives: Sequence[Any]) -> Segment:
     """Backwards from what is looked at and kept, to what earlier stages kept."""
-    eqns = graph.function.jaxpr.eqns
     looked = {int(use.site[0]) for use in chosen.values()}
-    operands = [v for i in looked for v in eqns[i].invars if not isinstance(v, Literal)]
+    operands = [v for i in looked for v in _variables(graph.function.jaxpr.eqns[i])]
     way = _back(graph, values, [*gives, *operands], lambda v: values.final[v] < at)
     way = way._replace(equations=way.equations | looked)
-    for value in sorted(way.takes, key=lambda v: values.makers.get(v, -1), reverse=True):
+    for value in sorted(way.takes, key=values.order.__getitem__, reverse=True):
         way = _without(graph, values, way, value)
-    takes = sorted(way.takes, key=lambda v: (values.makers.get(v, -1), _index(graph, values, v)))
+    takes = sorted(way.takes, key=values.order.__getitem__)
     equations, leaves, consts = (tuple(sorted(found)) for found in way[:3])
     return Segment(chosen, equations, leaves, consts, tuple(takes), tuple(gives))
 
@@ -175,8 +182,7 @@ def _back(
             takes.add(value)
         else:
             equations.add(values.makers[value])
-            operands = eqns[values.makers[value]].invars
-            left += [v for v in operands if not isinstance(v, Literal)]
+            left += _variables(eqns[values.makers[value]])
     leaves, consts = (frozenset(found[kind]) for kind in ("leaves", "consts"))
     return _Way(frozenset(equations), leaves, consts, frozenset(takes))
 
@@ -204,10 +210,9 @@ def _cheap(equation: Any) -> bool:
     return name in ELEMENTWISE or name in ARRANGING or name.startswith("reduce_")
 
 
-def _index(graph: Graph, values: _Values, value: Any) -> int:
-    """Which result of its equation a value is, or which operand."""
-    jaxpr, maker = graph.function.jaxpr, values.makers.get(value)
-    return (jaxpr.invars if maker is None else jaxpr.eqns[maker].outvars).index(value)
+def _variables(equation: Any) -> list[Any]:
+    """The operands of an equation that are no literals."""
+    return [v for v in equation.invars if not isinstance(v, Literal)]
 
 
 def _calls(graph: Graph, use: Use) -> list[Site]:

@@ -59,7 +59,7 @@ def sparsegpt(
     Args:
         fn: Of `params` and the arrays of a batch.
         params: Any tree.
-        batches: Tuples of the function's inputs after `params`; read once a stage.
+        batches: Tuples of the function's inputs after `params`.
         rules: As of `wanda`.
         grids: Ordered `(path regex, grids)`, as `quantization.row_grids(format)`: weights that stay
             are rounded to those in their turn, and later ones make up for that, too. With a

@@ -42,7 +42,7 @@ def wanda(
     Args:
         fn: Of `params` and the arrays of a batch.
         params: Any tree.
-        batches: Tuples of the function's inputs after `params`; read once a stage.
+        batches: Tuples of the function's inputs after `params`.
         rules: Ordered `(path regex, pattern)`: `PerOutput(0.5)`, `Neighbours(keep=2, of=4)`,
             `PerLeaf(0.5)`, or None for leaves that are left alone.
         stages: Path regexes, in the order in which the function comes to the leaves. The leaves

@@ -56,7 +56,7 @@ def gptq(
     Args:
         fn: Of `params` and the arrays of a batch.
         params: Any tree.
-        batches: Tuples of the function's inputs after `params`; read once a stage.
+        batches: Tuples of the function's inputs after `params`.
         rules: Ordered `(path regex, format)`; None leaves a leaf as it is. Formats are of the
             leaf as a matrix of inputs by outputs, so that axis -2 is the inputs.
         damping: Added to the diagonal of XᵀX, as a part of its mean. If that has still no inverse,
