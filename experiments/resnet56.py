@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.parts import in_parts
 from wlab import data, pretrained, training
 from wlab.transform import Params, WeightTransform
 
@@ -54,9 +55,11 @@ def whole() -> Net:
 def trained(net: Net, weights: WeightTransform, train: data.Arrays, tuning: Tuning) -> Net:
     """After more steps on images mirrored and moved at random, seen through a transform."""
 
+    run = in_parts(net.train)
+
     def loss(params: Params, state: Any, batch: Any, key: Any) -> Any:
         images = _cropped(batch["image"].astype(jnp.float32) / 255, key)
-        logits, state = net.train({"params": params, "state": state}, images)
+        logits, state = run({"params": params, "state": state}, images)
         sums = training.cross_entropy_sums(logits, batch["label"], jnp.ones(len(logits)))
         return sums["loss"], (jnp.float32(len(logits)), state, {"error": sums["error"]})
 
