@@ -6,7 +6,7 @@ the same program) and full rank (everything is trained). The classic scale is al
 rank-stabilized one, alpha / sqrt(r), should not lose at high ranks.
 
 Run     python -m experiments.transfer.lora_rank
-Cost    3.5 hours on 2 CPU cores; a run that is cut off goes on with the next network
+Cost    about 3.5 hours on 2 CPU cores; a run that is cut off goes on with the next network
 Paper   Hu et al. 2021 (arXiv:2106.09685), section 7.2: on GPT-3 a very low rank is
         enough, 4 on queries and values giving 73.7 % on WikiSQL and 91.3 % on MultiNLI (table 5)
 Expect  error 32 % at rank 1, 31 % at 2, 30 % at 64: no better than the head alone (30 %), and far
