@@ -44,6 +44,7 @@ RATES = {  # at the peak; the best of these times 0.1, 1/3, 1 and 3, with --held
     "letters": {HEAD: 3e-3, EVERYTHING: 3e-4, HEAD_FIRST: 1e-4, GRADUAL: 3e-3, SCRATCH: 1e-4},
     "photos": {HEAD: 1e-3, EVERYTHING: 3e-5, HEAD_FIRST: 3e-5, GRADUAL: 3e-4, SCRATCH: 1e-3},
 }
+OTHER_RATES = {("photos", 100, HEAD_FIRST): 3e-6}  # where so few labels want another one
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ class Cell(NamedTuple):
         return directory / name.replace(",", "").replace(" ", "-")
 
 
+def rate_of(cell: Cell) -> float:
+    """The peak rate of its task and way, or the one of its own."""
+    return OTHER_RATES.get(cell[:3], RATES[cell.task][cell.way])
+
+
 def run(config: Config, directory: Path) -> dict[str, Any]:
     """Every network of the page; what is in the directory already is not trained again."""
 
@@ -96,7 +102,7 @@ def run(config: Config, directory: Path) -> dict[str, Any]:
 
     def tuned(cell: Cell, factor: float, head: Params | None = None) -> Tuned:
         task, tune = task_of(cell.task), tuner_of(*cell[:3])
-        train, rate = few(task, cell.labels, cell.seed), factor * RATES[cell.task][cell.way]
+        train, rate = few(task, cell.labels, cell.seed), factor * rate_of(cell)
         return tune(train, task.test, rate=rate, seed=cell.seed, head=head)
 
     def measure(cell: Cell) -> float:
