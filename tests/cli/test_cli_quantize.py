@@ -251,6 +251,36 @@ def test_gptq_on_a_text_is_better_for_the_network_and_verify_reads_it(
     assert found["gptq"]["tokens"] == (len(tokens) - 1) // 8 * 8
 
 
+def test_awq_on_a_text_moves_scales_to_other_leaves(gguf_file, words, tmp_path, capsys):
+    target = tmp_path / "q.gguf"
+    flags = ["--format", "ggml_q8_0", "--method", "awq", "--data", words, "--context", "8"]
+    result = run_json(capsys, "quantize", gguf_file, target, *flags)
+    assert [row["leaf"] for row in result["leaves"]] == KERNELS
+    assert min(row["sqnr_db"] for row in result["leaves"]) > 40  # of the scaled weights
+    found, tokens = from_gguf(target), jax.numpy.arange(8)[None]
+    for path in (path for path in FLAT if "norm" in path):
+        is_scaled = path.startswith("block")  # what the last one divides reads no kernel
+        assert (np.abs(tree.leaves(found.params)[path] - 1).max() > 0.01) == is_scaled, path
+    says = found.model.apply(found.params, tokens)
+    np.testing.assert_allclose(says, llama(STORY).apply(PARAMS, tokens), atol=0.02)
+
+
+@pytest.mark.long
+def test_verify_compares_what_awq_scaled_by_what_the_network_says(
+    gguf_file, words, tmp_path, capsys
+):
+    target, data = tmp_path / "q.safetensors", ["--data", words, "--context", "8"]
+    flags = ["--format", "ggml_q8_0", "--method", "awq", *data]
+    assert main(["quantize", gguf_file, str(target), *flags]) == 0
+    capsys.readouterr()
+    told = run_json(capsys, "verify", gguf_file, target, "--tree", *data)
+    assert told["text"]["kl"] < 1e-4 and told["text"]["agreement"] > 0.9
+    assert told["scaled"]
+    assert told["others"] == [p for p in FLAT if "norm" in p and p.startswith("block")]
+    assert main(["verify", gguf_file, str(target), "--tree"]) == 0
+    assert "awq scaled channels" in capsys.readouterr().out
+
+
 @pytest.mark.long
 def test_verify_of_a_file_s_own_names_reads_the_text_alike(gguf_file, words, tmp_path, capsys):
     target, data = tmp_path / "q.safetensors", ["--data", words, "--context", "8"]
@@ -412,8 +442,8 @@ def test_what_cannot_be_quantized_is_named_and_leaves_no_file(tmp_path, capsys):
         (["--format", "ggml_q4_0", "--group", "4"], "groups and scales of its own"),
         (["--format", "nf4", "--asymmetric"], "--asymmetric takes int2 to int8, not nf4"),
         (["--format", "nf4", "--method", "hqq"], "--method hqq takes int2 to int8"),
-        (["--format", "int4", "--data", "x"], "--method gptq takes --data"),
-        (["--format", "int4", "--method", "gptq"], "--method gptq takes --data"),
+        (["--format", "int4", "--data", "x"], "--method gptq and awq take --data"),
+        (["--format", "int4", "--method", "awq"], "--method gptq and awq take --data"),
         (["--format", "int4", "--rules", "x=int9"], "is not REGEX=VALUE"),
         (["--format", "int4", "--rules", "x=ggml_q4_0:4"], "is not REGEX=VALUE"),
         (["--format", "int4", "--rules", "=no"], "is not REGEX=VALUE"),

@@ -154,6 +154,10 @@ def test_it_tells_the_truth():
     scaled = PARAMS["down"] * jnp.asarray(s)[:, None]
     expected = jax.jit(lambda w: round_to_grid(w, int3(group_size=16)))(scaled)
     np.testing.assert_allclose(found.params["down"], expected, rtol=1e-5)
+    ((channels, factors),) = found.moved
+    before = graph.rescale(PARAMS, channels, factors)
+    np.testing.assert_allclose(before["down"], scaled, rtol=1e-6)
+    np.testing.assert_array_equal(before["up"], found.params["up"])
     x = np.concatenate([np.asarray(x, np.float64) for (x,) in BATCHES])
     hidden = np.maximum(x @ (np.asarray(PARAMS["up"], np.float64) / s), 0)
     lost = hidden @ np.asarray(scaled - found.params["down"], np.float64)

@@ -1,10 +1,11 @@
 """`wlab quantize SRC DST --format int4 --group 128`: writes the weights of a file in few bits.
 
-Leaves are read, quantized and written one at a time. `--method gptq` needs a network that wlab
-knows and a text, and holds the network. A `.gguf` target takes one of ggml's formats and a source
-with its names: a GGUF file. A `.onnx` target has nodes that dequantize integers, and the names of
-the source for their outputs. A target that is a folder takes a folder of the hub, and is written in
-the format of compressed-tensors.
+Leaves are read, quantized and written one at a time. `--method gptq` and `awq` need a network that
+wlab knows and a text, and hold the network; awq also changes leaves that are not quantized, such as
+norms. A `.gguf` target takes one of ggml's formats and a source with its names: a GGUF file. A
+`.onnx` target has nodes that dequantize integers, and the names of the source for their outputs. A
+target that is a folder takes a folder of the hub, and is written in the format of
+compressed-tensors.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from wlab import checkpoint
 from wlab.checkpoint import Lazy
 from wlab.cli import (
     plan,
+    quantized_by_text,
     quantized_gguf,
     quantized_hub,
     quantized_leaves,
@@ -32,7 +34,7 @@ from wlab.cli import (
     weight_files,
 )
 from wlab.cli.number import number
-from wlab.cli.quantized_source import Opened, opened
+from wlab.cli.quantized_source import BY_TEXT, Opened, opened
 
 ENDINGS = (".safetensors", ".gguf", ".onnx", "")
 _RECIPE = ("format", "group", "scales", "asymmetric", "axis", "method", "rules", "data")
@@ -50,9 +52,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     flag(
         "--tree", action="store_true", help="the leaves of a network that wlab knows, not a file's"
     )
-    flag("--data", help="for gptq: a text file, or a text of `wlab data list`")
-    flag("--context", type=number(int, 1), default=128, help="for gptq: tokens a window [128]")
-    flag("--windows", type=number(int, 1), default=64, help="for gptq: how many [64]")
+    flag("--data", help="for gptq, awq: a text file, or a text of `wlab data list`")
+    flag("--context", type=number(int, 1), default=128, help="for gptq, awq: tokens a window [128]")
+    flag("--windows", type=number(int, 1), default=64, help="for gptq, awq: how many [64]")
     weight_files.arguments(parser)
     shelf.places(parser)
     parser.set_defaults(usage_error=parser.error)
@@ -62,12 +64,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """What was quantized and written, or would be."""
     _refuse_misuse(args)
     source = opened(args)
-    plain = {name: weight_files.plain(array, args.dtype) for name, array in source.arrays.items()}
+    plain = _plain(args, source)
     folder = args.target.suffix == ""
     rows = (source.format == "gguf" or folder) and source.network is None
     choices = quantized_leaves.chosen(plain, args, rows=rows)
     _refuse_k_elsewhere(args, choices)
     found: dict[str, dict[str, Any]] = {name: {} for name in plain}
+    if args.method == "awq":
+        source = quantized_by_text.scaled_by_awq(args, source, choices)
+        plain = _plain(args, source)
     method = _method(args, source, choices)
     with _counted({n: x for n, x in plain.items() if not isinstance(choices[n], str)}) as chosen:
         made = {
@@ -100,8 +105,8 @@ def _refuse_misuse(args: argparse.Namespace) -> None:
         args.usage_error(f"{args.target} must end in .safetensors, .gguf or .onnx, or be a folder.")
     if args.target.suffix == ".gguf" and not args.format.startswith("ggml_"):
         args.usage_error(f"GGUF files take ggml_q4_0 to ggml_q6_k, not {args.format}.")
-    if (args.method == "gptq") != (args.data is not None):
-        args.usage_error("--method gptq takes --data, a text to read, and nothing else does.")
+    if (args.method in BY_TEXT) != (args.data is not None):
+        args.usage_error("--method gptq and awq take --data, a text to read; nothing else does.")
     if args.target.exists() and not args.force and not args.dry_run:
         raise FileExistsError(f"{args.target} is there: --force replaces it.")
 
@@ -117,6 +122,11 @@ def _refuse_k_elsewhere(args: argparse.Namespace, choices: Mapping[str, Any]) ->
             )
 
 
+def _plain(args: argparse.Namespace, source: Opened) -> dict[str, Lazy]:
+    """The arrays as they are written where they are not quantized."""
+    return {name: weight_files.plain(array, args.dtype) for name, array in source.arrays.items()}
+
+
 def _method(args: argparse.Namespace, source: Opened, choices: Mapping[str, Any]) -> Method:
     """How a leaf is quantized."""
     import jax
@@ -124,9 +134,7 @@ def _method(args: argparse.Namespace, source: Opened, choices: Mapping[str, Any]
     from wlab import quantization
 
     if args.method == "gptq":
-        from wlab.cli.quantized_gptq import by_gptq
-
-        return by_gptq(args, source, choices)
+        return quantized_by_text.by_gptq(args, source, choices)
     how = quantization.hqq if args.method == "hqq" else quantization.quantize
     made = jax.jit(how, static_argnames="format")
     return lambda name, array, format: made(jax.numpy.asarray(array), format=format)

@@ -20,7 +20,7 @@ FIXED = (
     *("qwix_int4", "qwix_int8", "torchao_int4", "torchao_int8", "float16", "bfloat16"),
 )
 SCALES = ("float16", "float32", "bfloat16", "float8_e4m3fn", "float8_e8m0fnu")
-METHODS = ("nearest", "hqq", "gptq")
+METHODS = ("nearest", "hqq", "gptq", "awq")
 EMBEDDING, NORM = "an embedding, gathered", "a norm"
 _EMBEDDING = re.compile(
     r"embd|embed|cls_token|relative_|(^|[./_])(wte|wpe)|(^|[./])shared[./]weight", re.I

@@ -10,6 +10,8 @@ import numpy as np
 from wlab.checkpoint import Lazy, Source, open_source
 from wlab.cli import quantized_files, shelf
 
+BY_TEXT = ("gptq", "awq")  # the methods that run the network
+
 
 class Opened(NamedTuple):
     """Plain weights, and the network if they are the leaves of one.
@@ -30,7 +32,7 @@ class Opened(NamedTuple):
 def opened(
     args: argparse.Namespace, open_file: Callable[[Path], Source] = quantized_files.opened
 ) -> Opened:
-    """Opens `args.source`, as a network if `--tree`, gptq or a name of the shelf asks for it.
+    """Opens `args.source`, as a network if `--tree`, its method or a name of the shelf asks for it.
 
     Args:
         args: With `source`, `tree`, `file` and `cache`.
@@ -42,8 +44,8 @@ def opened(
     from wlab.pretrained.sources import SOURCES
 
     path = Path(args.source)
-    as_tree = args.source in SOURCES or args.tree or getattr(args, "method", None) == "gptq"
-    if as_tree:
+    reads_text = getattr(args, "method", None) in BY_TEXT
+    if args.source in SOURCES or args.tree or reads_text:
         return _of_network(args)
     source = open_file(path)
     return Opened(source.arrays, source.metadata, source.format)
@@ -85,14 +87,21 @@ def tokens_of(network: Any, args: argparse.Namespace) -> np.ndarray:
     return np.asarray(network.tokenizer.encode(written), np.int32)
 
 
+def leaves_of(network: Any) -> dict[str, Lazy]:
+    """The leaves of a network, by path."""
+    from wlab import tree
+
+    return {name: _lazy(leaf) for name, leaf in tree.leaves(network.params).items()}
+
+
 def _of_network(args: argparse.Namespace) -> Opened:
     """The leaves of a network, and what its GGUF file says if it has one."""
-    from wlab import pretrained, tree
+    from wlab import pretrained
 
     network, path = named_network(args), Path(args.source)
     if args.source in pretrained.SOURCES:
         path = pretrained.fetch(args.source, file=args.file, cache=args.cache) / "model.gguf"
-    arrays = {name: _lazy(leaf) for name, leaf in tree.leaves(network.params).items()}
+    arrays = leaves_of(network)
     if path.suffix != ".gguf" or not path.exists():
         return Opened(arrays, {}, None, network)
     return Opened(arrays, open_source(path).metadata, "gguf", network)

@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "leaves": [row for row in rows if row["format"] is not None],
         "equal": [row["leaf"] for row in rows if row["format"] is None and not row["differs"]],
         "others": [row["leaf"] for row in rows if row["format"] is None and row["differs"]],
+        "scaled": '"method": "awq"' in str(after.metadata.get("quantized")),
         "text": None if args.data is None else _read_with_both(args, source, after),
         "seconds": round(time.monotonic() - began, 1),
     }
@@ -61,6 +62,11 @@ def text(result: dict[str, Any]) -> str:
     lines.append(f"not quantized: {len(result['equal'])} leaves are as they were")
     if result["others"]:
         lines.append(f"not quantized, yet changed: {', '.join(result['others'])}")
+    if result["scaled"]:
+        lines.append(
+            "awq scaled channels, and undid it in other leaves: leaf by leaf more differs than was "
+            "rounded; --data compares what the network says"
+        )
     read = result["text"]
     if read is not None:
         lines.append(
@@ -77,7 +83,7 @@ def _refuse_others(source: Opened, after: Source, args: argparse.Namespace) -> N
             where = args.quantized if ours is None else args.source
             raise ValueError(
                 f"leaf {name!r} is in {where} only. Compare with what was quantized; if that was "
-                "done with --tree, or by gptq, give --tree here too."
+                "done with --tree, or by gptq or awq, give --tree here too."
             )
         if ours.shape != theirs.shape:
             raise ValueError(

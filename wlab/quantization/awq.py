@@ -39,6 +39,8 @@ class AWQ(NamedTuple):
         scales: What each row of a leaf's matrix was multiplied with, by path.
         powers: α of each turn of the loops around a leaf, by path.
         unmoved: Why the other leaves were only rounded, by path.
+        moved: The channels that were scaled, and by what: one after the other, `graph.rescale`
+            makes of the tree before the one that was rounded.
     """
 
     params: Params
@@ -47,6 +49,7 @@ class AWQ(NamedTuple):
     scales: dict[str, Array]
     powers: dict[str, list[float]]
     unmoved: dict[str, str]
+    moved: list[tuple[Scaling, Float[np.ndarray, " size"]]]
 
 
 class Inputs(NamedTuple):
@@ -65,6 +68,7 @@ class _Found(NamedTuple):
     scales: dict[str, Array]
     powers: dict[str, list[float]]
     unmoved: dict[str, str]
+    moved: list[tuple[Scaling, Float[np.ndarray, " size"]]]
     matrices: dict[str, QTensor]
     losses: dict[str, float]
 
@@ -117,7 +121,7 @@ def awq(
     uses, (scalings, refused) = uses_of(read), graph.scalings(read, formats)
     _refuse(params, formats, uses)
     stage_of = tree.match([(s, s) for s in stages], [*formats], purpose="awq, stages")
-    told = _Found({}, {}, dict(refused), {}, {})
+    told = _Found({}, {}, dict(refused), [], {}, {})
     for stage in stages:
         now = {path: formats[path] for path in formats if stage_of[path] == stage}
         seen = calibration.collect(
@@ -135,7 +139,7 @@ def awq(
             dtype = tree.leaves(params)[path].dtype
             new[path] = graph.from_matrix(uses[path], values.astype(dtype))
         params = tree.replace(params, new)
-    return AWQ(params, told.matrices, told.losses, *told[:3])
+    return AWQ(params, told.matrices, told.losses, *told[:4])
 
 
 def _inputs() -> Statistic:
@@ -172,6 +176,7 @@ def _scaled(
         seen[path] = _divided(seen[path], rows)
         told.scales[path] = jnp.asarray(rows)
         told.powers[path] = np.asarray(found.power).tolist()
+    told.moved.append((one, s))
     return graph.rescale(params, one, s)
 
 

@@ -1,13 +1,14 @@
-"""GPTQ on a network that wlab knows, from a text."""
+"""GPTQ and AWQ on a network that wlab knows, from a text that it reads."""
 
 import argparse
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from wlab.cli.quantized_source import Opened, tokens_of
+from wlab.cli.quantized_source import Opened, leaves_of, tokens_of
 
 
 def by_gptq(
@@ -16,10 +17,37 @@ def by_gptq(
     """Reads the text with the network, rounds its kernels, and hands them out by path.
 
     Raises:
-        ValueError: If the network reads no text, the text is too short, or GPTQ cannot round a
-            leaf that was chosen, naming it.
+        ValueError: If the network reads no text, the text is too short, or a leaf that was chosen
+            is no matrix, naming it.
     """
     from wlab import quantization
+
+    found = _run(quantization.gptq, args, source, choices)
+    return lambda name, array, format: found.matrices[name]
+
+
+def scaled_by_awq(args: argparse.Namespace, source: Opened, choices: Mapping[str, Any]) -> Opened:
+    """The network with the same outputs and weights that lose less when they are rounded.
+
+    Raises:
+        ValueError: As `by_gptq`.
+    """
+    from wlab import graph, quantization
+
+    params = source.network.params
+    for channels, s in _run(quantization.awq, args, source, choices).moved:
+        params = graph.rescale(params, channels, s)
+    network = replace(source.network, params=params)
+    return source._replace(arrays=leaves_of(network), network=network)
+
+
+def _run(
+    method: Callable[..., Any],
+    args: argparse.Namespace,
+    source: Opened,
+    choices: Mapping[str, Any],
+) -> Any:
+    """What a method that runs the network makes of it and the text."""
     from wlab.data.progress import progress
 
     network = source.network
@@ -31,15 +59,14 @@ def by_gptq(
             )
     batches = _batches(args, network)
     rules = [(re.escape(n), f) for n, f in choices.items() if not isinstance(f, str)]
-    with progress("gptq, the text", len(batches), unit="windows") as told:
-        found = quantization.gptq(
+    with progress(f"{args.method}, the text", len(batches), unit="windows") as told:
+        return method(
             lambda params, tokens: network.model.apply(params, tokens),
             network.params,
             batches,
             [*rules, (".*", None)],
             report=lambda stage, done: told(done),
         )
-    return lambda name, array, format: found.matrices[name]
 
 
 def _batches(args: argparse.Namespace, network: Any) -> list[tuple[np.ndarray]]:
