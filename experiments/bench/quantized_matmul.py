@@ -1,7 +1,8 @@
 """Products of rows with a quantized 4096² matrix, by `executable`, against those in float32.
 
 W8A8 finds each row's largest input, rounds it, multiplies in int8 and rescales, all of it timed.
-int4 is read tile by tile: that is for the memory's sake, and no speed is promised.
+8-bit floats are for GPUs that multiply them; others widen them first. int4 is read tile by tile:
+that is for the memory's sake, and no speed is promised.
 """
 
 from functools import partial
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 
 from experiments.bench.bench import Bench, timed
 from experiments.bench.pair import Thunk
-from wlab.quantization import Format, int4, int8, quantize_tree
+from wlab.quantization import Format, fp8_e4m3, int4, int8, quantize_tree
 from wlab.quantization.execution.running import executable
 
 BARS = {1: 1 / 2, 16: 1 / 6, 256: 1 / 6}  # of float32's time, by rows; with VNNI or AMX
@@ -29,8 +30,17 @@ def benches(side: int = 4096) -> list[Bench]:
         )
         for rows, bar in BARS.items()
     ]
+    floats = [
+        Bench(
+            f"fp8-{rows}-rows",
+            "float32",
+            None,
+            timed(partial(pair, side, rows, "w8a8", fp8_e4m3())),
+        )
+        for rows in (16, 256)
+    ]
     tiled = partial(pair, side, 1, "weight_only", int4(group_size=128))
-    return [*integers, Bench("int4-tiled-1-row", "float32", None, timed(tiled))]
+    return [*integers, *floats, Bench("int4-tiled-1-row", "float32", None, timed(tiled))]
 
 
 def multiplies_bytes() -> bool:

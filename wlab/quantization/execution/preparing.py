@@ -1,4 +1,4 @@
-"""From a QTensor and its uses to the layout that an integer product or a kernel reads."""
+"""From a QTensor and its uses to the layout that a product of 8 bits or a kernel reads."""
 
 from functools import partial
 from math import prod
@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from wlab.graph import Graph, Use, products, to_matrix
 from wlab.graph.entries import leading
+from wlab.quantization.execution.fp8 import DTYPES, Fp8Rows, fp8_rows
 from wlab.quantization.execution.tiles import TILE, Tiles, tiles
 from wlab.quantization.execution.w8a8 import Int8Rows, int8_rows
 from wlab.quantization.grids import Integers
@@ -43,8 +44,19 @@ def _can_be_cut(use: Use, q: QTensor) -> bool:
 
 def can_be_rows(graph: Graph, path: str, q: QTensor) -> bool:
     """Whether a leaf's products can be made of integers: codes with scales that span inputs."""
-    grid, uses = q.format.grid, graph.of(path)
-    if not isinstance(grid, Integers) or not grid.symmetric or q.outer is not None:
+    grid = q.format.grid
+    return isinstance(grid, Integers) and grid.symmetric and _spans_inputs(graph, path, q)
+
+
+def can_be_fp8(graph: Graph, path: str, q: QTensor) -> bool:
+    """Whether a leaf's products can be made of 8-bit floats: with one scale an output."""
+    known, grouped = q.format.grid in DTYPES, q.format.groups(q.shape)
+    return known and not grouped and _spans_inputs(graph, path, q)
+
+
+def _spans_inputs(graph: Graph, path: str, q: QTensor) -> bool:
+    uses = graph.of(path)
+    if q.outer is not None:
         return False
     if not uses or any(use.in_axes != uses[0].in_axes for use in uses):
         return False
@@ -71,14 +83,25 @@ def can_be_tiles(graph: Graph, path: str, q: QTensor) -> bool:
     return all(size % TILE == 0 or size in (16, 32, 64) for size in sizes)
 
 
-def rows_of_leaf(use: Use, q: QTensor, level: Array | None) -> Int8Rows:
-    """The codes of a leaf as int8, outputs by inputs, with a scale for each group of inputs."""
+def rows_of_leaf(use: Use, q: QTensor, level: Array | None) -> Int8Rows | Fp8Rows:
+    """The codes of a leaf, outputs by inputs; of integers with a scale for each group of inputs."""
+    if not isinstance(q.format.grid, Integers):
+        return _fp8_rows_of_leaf(use, q, level)
     matrix, scales, size = _matrix_of(use, q)
     short = scales.shape[-2] * size - matrix.shape[-2]
     filled = jnp.pad(matrix, [(0, 0)] * (matrix.ndim - 2) + [(0, short), (0, 0)])
-    levels = None if level is None else jnp.broadcast_to(jnp.float32(level), matrix.shape[:-2])
-    laid = int8_rows(filled, scales, levels)
+    laid = int8_rows(filled, scales, _levels(level, matrix))
     return Int8Rows(laid.codes, laid.scale, laid.level, matrix.shape[-2])
+
+
+def _fp8_rows_of_leaf(use: Use, q: QTensor, level: Array | None) -> Fp8Rows:
+    bits, scale = to_matrix(use, q.codes), load(q.scale, q.format.scale_dtype)
+    scales = to_matrix(use, jnp.broadcast_to(scale, q.shape))[..., :1, :]
+    return fp8_rows(bits, scales, q.format.grid, _levels(level, bits))
+
+
+def _levels(level: Array | None, matrix: Array) -> Array | None:
+    return None if level is None else jnp.broadcast_to(jnp.float32(level), matrix.shape[:-2])
 
 
 def tiles_of_leaf(use: Use, q: QTensor) -> Tiles:

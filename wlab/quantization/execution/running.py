@@ -11,9 +11,11 @@ from jaxtyping import Array
 from wlab import graph, tree
 from wlab.graph import Graph, Product
 from wlab.quantization.arrays import dequantize
+from wlab.quantization.execution.fp8 import Fp8Rows, fp8_matmul
 from wlab.quantization.execution.kernel_products import tiles_product
 from wlab.quantization.execution.matmuls import LEAST_TILED, weight_only
 from wlab.quantization.execution.preparing import (
+    can_be_fp8,
     can_be_rows,
     can_be_tiles,
     can_stay,
@@ -28,6 +30,7 @@ from wlab.tree import Rules, match
 from wlab.tree.paths import Tree
 
 CHOICES = ("weight_only", "w8a8", "kernel", None)
+FITS = {"w8a8": (can_be_rows, can_be_fp8), "kernel": (can_be_tiles,)}
 WEIGHT_ONLY: Rules[str | None] = ((".*", "weight_only"),)
 
 
@@ -84,7 +87,8 @@ def executable(
 
     "weight_only" is the meaning of the format: products with the dequantized weights, on a CPU
     tile by tile. "w8a8" also rounds the inputs of the product to int8, and is done where the leaf
-    is a matrix of symmetric integers whose scales span inputs. "kernel" is weight-only for such
+    is a matrix of symmetric integers whose scales span inputs; or to e4m3, where it is one of
+    `fp8_e4m3` or `fp8_e5m2` with one scale an output. "kernel" is weight-only for such
     leaves in groups of 16, 32, 64 or 128 · n: laid out in tiles that a kernel reads on a GPU, for
     up to 16 rows. Other leaves are "weight_only": `ways` says what became of each.
 
@@ -133,6 +137,8 @@ def _product(product: Product, least_tiled: int) -> Array:
     weight = product.weight
     if isinstance(weight, Int8Rows):
         return product.result(int8_matmul(product.rows, weight))
+    if isinstance(weight, Fp8Rows):
+        return product.result(fp8_matmul(product.rows, weight))
     if isinstance(weight, Tiles):
         return product.result(tiles_product(product.rows, weight))
     return weight_only(product, least_tiled) if is_qtensor(weight) else product.apply()
@@ -152,8 +158,8 @@ def _ways(
     for path, q in quantized.items():
         if chosen[path] not in CHOICES:
             raise ValueError(f"execution: the rule for {path!r} gives {chosen[path]!r}; {CHOICES}.")
-        fits = {"w8a8": can_be_rows, "kernel": can_be_tiles}.get(chosen[path] or "")
-        products = chosen[path] if fits and fits(read, path, q) else "weight_only"
+        fits = FITS.get(chosen[path] or "", ())
+        products = chosen[path] if any(fit(read, path, q) for fit in fits) else "weight_only"
         ways[path] = products if can_stay(read, path, q) else "whole"
     return ways
 
@@ -180,4 +186,4 @@ def _with(params: Tree, new: Mapping[str, Any]) -> Tree:
 
 
 def _is_leaf(x: Any) -> bool:
-    return isinstance(x, QTensor | Int8Rows | Tiles)
+    return isinstance(x, QTensor | Int8Rows | Fp8Rows | Tiles)

@@ -70,14 +70,19 @@ def quantize_inputs(
     given, at which infinities saturate.
     """
     x = x.astype(jnp.float32)
+    top = largest(x, level)
+    codes = jnp.clip(jnp.round(x * (np.float32(TOP) / top)), -TOP, TOP)
+    return codes.astype(jnp.int32).astype(jnp.int8), top * np.float32(1 / TOP)
+
+
+def largest(x: Float[Array, "m k"], level: Float[Array, ""] | None) -> Float[Array, "m 1"]:
+    """The magnitude of each row at which it saturates, never zero; NaN for a row with a NaN."""
     if level is None:
         top = jnp.max(jnp.abs(x), axis=1, keepdims=True, initial=0)
     else:
         top = jnp.broadcast_to(level, (x.shape[0], 1))
         top = jnp.where(jnp.any(jnp.isnan(x), axis=1, keepdims=True), jnp.nan, top)
-    top = jnp.maximum(top, _LEAST)
-    codes = jnp.clip(jnp.round(x * (np.float32(TOP) / top)), -TOP, TOP)
-    return codes.astype(jnp.int32).astype(jnp.int8), top * np.float32(1 / TOP)
+    return jnp.maximum(top, _LEAST)
 
 
 def int8_matmul(x: Float[Array, "m k"], weight: Int8Rows) -> Float[Array, "m n"]:
