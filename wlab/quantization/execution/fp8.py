@@ -4,6 +4,7 @@ GPUs and TPUs that have such products are handed the codes; elsewhere the number
 multiplied in float32, which gives the same up to the order of sums.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,10 +16,11 @@ from jaxtyping import Array, Float, UInt8
 
 from wlab.quantization.execution.w8a8 import largest
 from wlab.quantization.floats import Floats
+from wlab.quantization.formats import Grid
 from wlab.quantization.grids import Fit
 
 INPUTS = Floats(4, 3, special="nan")
-DTYPES = {INPUTS: jnp.float8_e4m3fn, Floats(5, 2): jnp.float8_e5m2}
+DTYPES: Mapping[Grid, Any] = {INPUTS: jnp.float8_e4m3fn, Floats(5, 2): jnp.float8_e5m2}
 _LEAST = np.float32(2.0**-117)  # _LEAST / 448 is no subnormal number
 
 
@@ -45,7 +47,7 @@ class Fp8Rows:
 def fp8_rows(
     bits: UInt8[Array, "*stack k n"],
     scale: Float[Array, "*stack 1 n"],
-    grid: Floats,
+    grid: Grid,
     level: Float[Array, "*stack"] | None = None,
 ) -> Fp8Rows:
     """Lays out a matrix of inputs by outputs.
