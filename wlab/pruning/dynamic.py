@@ -1,7 +1,8 @@
 """Sparse from the first step on, in places that move while training."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -22,8 +23,9 @@ from wlab.pruning.tiles import tile_sums, tiles_shape, whole_tiles
 from wlab.transform import Key, Params, Step, WeightTransform
 
 Mask: TypeAlias = Bool[Array, "..."]
-# Scores of what may grow, entries or tiles, by path: from weights, gradients, state and step.
-Growth: TypeAlias = Callable[[Params, Params | None, Any, Step], Mapping[str, Array]]
+# Scores of what may grow in a leaf, entries or tiles, from its path, weights, gradient and tiles,
+# the state and the step.
+Growth: TypeAlias = Callable[[str, Array, Array | None, Blocks | None, Any, Step], Array]
 
 
 class EvolutionState(NamedTuple):
@@ -76,12 +78,10 @@ def rigl(
     moves = _Moves("rigl", end, every, fraction)
 
     def steepest(
-        stored: Params, grads: Params | None, state: MagnitudeState, step: Step
-    ) -> dict[str, Array]:
-        del step
-        slopes, tiles = tree.leaves(grads), _tiles("rigl", rules, stored)
-        sizes = {path: jnp.abs(slopes[path]) for path in state.masks}
-        return {p: tile_sums(x, tiles[p].shape) if p in tiles else x for p, x in sizes.items()}
+        path: str, leaf: Array, slope: Array, of: Blocks | None, state: MagnitudeState, step: Step
+    ) -> Array:
+        del path, leaf, state, step
+        return jnp.abs(slope) if of is None else tile_sums(jnp.abs(slope), of.shape)
 
     start = _start("rigl", density, rules, allocation, storage)
     update = _update(moves, rules, steepest, storage)
@@ -120,12 +120,10 @@ def evolutionary(
         return stored, EvolutionState(state.masks, key)
 
     def anywhere(
-        stored: Params, grads: Params | None, state: EvolutionState, step: Step
-    ) -> dict[str, Array]:
-        del grads
-        key, leaves = jax.random.fold_in(state.key, step), tree.leaves(stored)
-        tiles = _tiles("evolutionary", rules, stored)
-        return {p: _chance(key, p, leaves[p].shape, tiles.get(p)) for p in state.masks}
+        path: str, leaf: Array, slope: None, of: Blocks | None, state: EvolutionState, step: Step
+    ) -> Array:
+        del slope
+        return _chance(jax.random.fold_in(state.key, step), path, leaf.shape, of)
 
     return start._replace(init=init, update=_update(moves, rules, anywhere, storage))
 
@@ -259,19 +257,24 @@ def _update(
     moves: _Moves, rules: tree.Rules[Share | Blocks], growth: Growth, storage: Storage
 ) -> Callable[..., Any]:
     def update(stored: Params, grads: Params | None, state: Any, step: Step) -> Any:
-        leaves = tree.leaves(stored)
+        leaves, tiles = tree.leaves(stored), _tiles(moves.name, rules, stored)
+        slopes = {} if grads is None else tree.leaves(grads)
 
-        def move() -> Any:
-            masks, scores = unpacked(state.masks, leaves), growth(stored, grads, state, step)
-            part, tiles = moves.part(step), _tiles(moves.name, rules, stored)
-            new = {
-                p: moved_tiles(leaves[p], mask, scores[p], part, shape=tiles[p].shape)
-                if p in tiles
-                else moved(leaves[p], mask, scores[p], part)
-                for p, mask in masks.items()
-            }
-            return state._replace(masks=packed(new, storage))
+        def move(path: str) -> Any:
+            leaf, of, part = leaves[path], tiles.get(path), moves.part(step)
+            mask = unpacked({path: state.masks[path]}, leaves)[path]
+            scores = growth(path, leaf, slopes.get(path), of, state, step)
+            if of is None:
+                new = moved(leaf, mask, scores, part)
+            else:
+                new = moved_tiles(leaf, mask, scores, part, shape=of.shape)
+            return packed({path: new}, storage)[path]
 
-        return jax.lax.cond(moves.is_due(step), move, lambda: state)
+        # A branch for each leaf, so that none waits for the gradients of the others.
+        masks = {
+            path: jax.lax.cond(moves.is_due(step), partial(move, path), lambda old=old: old)
+            for path, old in state.masks.items()
+        }
+        return state._replace(masks=masks)
 
     return update

@@ -22,8 +22,7 @@ Axis: TypeAlias = str | tuple[str, ...]  # the mapped data axis inside shard_map
 class Sums(NamedTuple):
     """Sums over the examples of a batch; `model_state` is the newest one."""
 
-    grads: Params  # of what is stored
-    seen_grads: Params | None  # of what is seen, if the weight transform asks for them
+    grads: Params  # of what is stored, or of what is seen if the weight transform asks for those
     loss: Float[Array, ""]
     weight: Float[Array, ""]
     metrics: Metrics
@@ -53,9 +52,8 @@ def gradient_sums(
             seen, model_state, batch, key
         )
         weight, model_state, metrics = aux
-        (grads,) = pull(seen_grads)
-        kept = seen_grads if weights.needs_grads else None
-        sums = Sums(grads, kept, loss, jnp.float32(weight), metrics, model_state)
+        grads = seen_grads if weights.needs_grads else pull(seen_grads)[0]
+        sums = Sums(grads, loss, jnp.float32(weight), metrics, model_state)
         return _vary(sums, axis)
 
     if accumulate == 1:
@@ -97,8 +95,8 @@ def _split_rows(x: Array, count: int) -> Array:
     return jnp.moveaxis(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0)
 
 
-def global_mean(sums: Sums, stored: Params, axis: Axis | None) -> Sums:
-    """The mean over all examples of all devices, gradients in the weights' dtypes."""
+def global_mean(sums: Sums, axis: Axis | None) -> Sums:
+    """The mean over all examples of all devices."""
     model_state = sums.model_state
     if axis is not None:
         model_state = jax.tree.map(lambda x: _combine(x, axis), model_state)
@@ -109,13 +107,32 @@ def global_mean(sums: Sums, stored: Params, axis: Axis | None) -> Sums:
         return x.astype(jnp.float32) / weight
 
     return Sums(
-        grads=jax.tree.map(lambda g, s: mean(g).astype(s.dtype), sums.grads, stored),
-        seen_grads=jax.tree.map(lambda g: mean(g).astype(g.dtype), sums.seen_grads),
+        grads=jax.tree.map(mean, sums.grads),
         loss=mean(sums.loss),
         weight=sums.weight,
         metrics=jax.tree.map(mean, sums.metrics),
         model_state=model_state,
     )
+
+
+def pulled_back(
+    grads: Params, weights: WeightTransform, state: TrainState
+) -> tuple[Params, Params | None]:
+    """The gradients of what is stored, in its dtypes, and of what is seen, if those were kept.
+
+    To pull back is linear, so that once is enough, after all sums.
+    """
+    stored, seen_grads = state.stored, None
+    if weights.needs_grads:
+        seen, pull = jax.vjp(lambda s: weights.view(s, state.weights, state.step), stored)
+        # The optimizer and the weight transform read them: XLA would compute them for each.
+        seen_grads = jax.lax.optimization_barrier(_cast(grads, seen))
+        (grads,) = pull(seen_grads)
+    return _cast(grads, stored), seen_grads
+
+
+def _cast(grads: Params, like: Params) -> Params:
+    return jax.tree.map(lambda g, x: g.astype(x.dtype), grads, like)
 
 
 def _vary(tree: Any, axis: Axis | None) -> Any:

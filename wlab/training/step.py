@@ -21,7 +21,15 @@ import optax
 from jaxtyping import Array, Bool
 
 from wlab import tree
-from wlab.training.gradient import Axis, Batch, LossFn, Metrics, global_mean, gradient_sums
+from wlab.training.gradient import (
+    Axis,
+    Batch,
+    LossFn,
+    Metrics,
+    global_mean,
+    gradient_sums,
+    pulled_back,
+)
 from wlab.training.guard import Guard, guarded
 from wlab.training.state import TrainState
 from wlab.transform import Params, WeightTransform
@@ -64,8 +72,9 @@ def make_step(
         state: TrainState, batch: Batch, *, axis: Axis | None = None
     ) -> tuple[TrainState, Metrics]:
         sums = gradient_sums(loss_fn, weights, state, batch, accumulate=accumulate, axis=axis)
-        mean = global_mean(sums, state.stored, axis)
-        updates, opt = tx.update(mean.grads, state.opt, state.stored)
+        mean = global_mean(sums, axis)
+        grads, seen_grads = pulled_back(mean.grads, weights, state)
+        updates, opt = tx.update(grads, state.opt, state.stored)
         new = state._replace(
             stored=optax.apply_updates(state.stored, updates),
             opt=opt,
@@ -73,8 +82,8 @@ def make_step(
         )
         metrics = {"loss": mean.loss, **mean.metrics}
         if guard is not None:
-            new, metrics["nonfinite"] = guarded(state, new, mean.loss, mean.grads)
-        new = _advance(new, mean.seen_grads, weights)
+            new, metrics["nonfinite"] = guarded(state, new, mean.loss, grads)
+        new = _advance(new, seen_grads, weights)
         return _average(new, weights, ema)._replace(step=state.step + 1), metrics
 
     return step
