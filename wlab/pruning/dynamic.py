@@ -120,7 +120,7 @@ def evolutionary(
         return stored, EvolutionState(state.masks, key)
 
     def anywhere(
-        path: str, leaf: Array, slope: None, of: Blocks | None, state: EvolutionState, step: Step
+        path: str, leaf: Array, slope: Any, of: Blocks | None, state: EvolutionState, step: Step
     ) -> Array:
         del slope
         return _chance(jax.random.fold_in(state.key, step), path, leaf.shape, of)
