@@ -53,6 +53,9 @@ def gradient_sums(
         )
         weight, model_state, metrics = aux
         grads = seen_grads if weights.needs_grads else pull(seen_grads)[0]
+        if weights.project is not None:
+            # No update begins while a weight is still read: else XLA copies the weight.
+            grads = jax.lax.optimization_barrier(grads)
         sums = Sums(grads, loss, jnp.float32(weight), metrics, model_state)
         return _vary(sums, axis)
 
