@@ -61,7 +61,10 @@ def test_random_functions_stay_what_they_are(seed: int):
     new = params
     for i, one in enumerate(found):
         new = graph.rescale(new, one, factors(one, i))
-    assert graph.apart(read, params, new, *inputs) < 1e-4
+    # A sum of what has no mean is rounding alone.
+    is_zero = max(np.abs(x).max() for x in jax.tree.leaves(fn(params, *inputs))) < 1e-6
+    assert seed not in RICH or not is_zero
+    assert is_zero or graph.apart(read, params, new, *inputs) < 1e-4
 
 
 def names(found: Scaling) -> tuple[list[str], list[str], int]:

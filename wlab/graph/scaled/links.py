@@ -155,7 +155,7 @@ def gather(step: Step, state: State) -> Outcomes:
 
 def reduced(step: Step, state: State) -> Outcomes:
     """Sums and largest entries: along the axes that go, there is one factor."""
-    axes = tuple(step.equation.params["axes"])
+    axes = tuple(map(int, step.equation.params["axes"]))  # some are NumPy's
 
     def there(x: Factors, ties: Ties) -> tuple[Factors, Ties]:
         x, ties = merged(x, axes, ties)
