@@ -1,5 +1,8 @@
 """Everything: the full product and the long tests, in shards that resume (`make test-all`).
 
+Data and weights that some tests need are fetched first; what can't be had is named, and the table
+says how many tests each shard skipped.
+
 A shard is a slice of the product or a folder of tests. What passed is written at once to
 `runs/test-all/<code>-<python>.json`, with the commit it ran on, and not run again; failures are.
 The code is a hash of all files but the prose: a new README asks for no new run.
@@ -15,10 +18,12 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 SLICES = 24  # of the full product
 
@@ -52,6 +57,8 @@ def main() -> int:
     path = Path("runs/test-all") / f"{_code()}-{platform.python_version()}.json"
     if path.exists():
         record = json.loads(path.read_text())
+    if not flags.list:
+        _fetch_all()
     started = time.monotonic()
     for name, shard in shards().items():
         late = time.monotonic() - started > 60 * flags.minutes
@@ -64,13 +71,34 @@ def main() -> int:
     return 0 if all(record.get(name, {}).get("passed") for name in shards()) else 1
 
 
+def _fetch_all() -> None:
+    """Data and weights: without them their tests are skipped."""
+    from wlab import data, pretrained
+
+    for fetch, names in ((data.fetch, data.SOURCES), (pretrained.fetch, pretrained.SOURCES)):
+        for name in names:
+            try:
+                fetch(name)
+            except (OSError, ValueError, RuntimeError) as error:
+                print(f"## NOT FETCHED, and its tests are skipped: {name}: {error}")
+
+
 def _run(shard: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, "-m", "pytest", *shard["args"], "-m", "long or not long"]
     jobs = os.environ.get("JOBS", str(os.cpu_count() or 1))
     command += ["-n", jobs, "--dist", "worksteal"]
     began = time.monotonic()
-    code = subprocess.run(command, env={**os.environ, **shard.get("env", {})}).returncode
-    return {"passed": code == 0, "seconds": round(time.monotonic() - began)}
+    with tempfile.NamedTemporaryFile(suffix=".xml") as report:
+        command.append(f"--junit-xml={report.name}")
+        code = subprocess.run(command, env={**os.environ, **shard.get("env", {})}).returncode
+        counts = _counts(report.read())
+    return {"passed": code == 0, "seconds": round(time.monotonic() - began), **counts}
+
+
+def _counts(report: bytes) -> dict[str, int]:
+    """Tests and skipped ones; none if pytest did not come to write its report."""
+    suites = ElementTree.fromstring(report) if report else []
+    return {key: sum(int(s.get(key, 0)) for s in suites) for key in ("tests", "skipped")}
 
 
 def _commit() -> str:
@@ -96,8 +124,8 @@ def _table(commit: str, record: dict[str, Any]) -> str:
     for name in shards():
         result = record.get(name)
         state = "NOT RUN" if result is None else "passed" if result["passed"] else "FAILED"
-        when = "" if result is None else f"{result['seconds']:6} s  on {result['commit']}"
-        lines.append(f"{name:24} {state:8} {when}")
+        row = "{seconds:6} s {tests:6} tests {skipped:5} skipped  on {commit}"
+        lines.append(f"{name:24} {state:8} {row.format(**result) if result else ''}".rstrip())
     return "\n".join(lines)
 
 
