@@ -8,7 +8,7 @@ transfer is worth.
 
 Run     python -m experiments.transfer.strategies
 Cost    minutes on a GPU; on 2 CPU cores 2.2 hours of letters with --seeds 3 --scratch-seeds 1, and
-        an estimated one more of photos; a run that is cut off goes on with the next network
+        1.2 more of photos; a run that is cut off goes on with the next network
 Paper   Howard & Ruder 2018 (arXiv:1801.06146), table 7: error on IMDb / TREC-6 / AG from scratch
         9.93 / 13.36 / 6.81, last layer 6.49 / 16.09 / 8.38, everything 6.87 / 6.86 / 5.81, gradual,
         discriminative and slanted 5.00 / 5.69 / 5.38. Kumar et al. 2022 (arXiv:2202.10054) begin
