@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.cover  # of all files
 ROOT = Path(__file__).parent.parent
 TIERS = {
     "table": 0,

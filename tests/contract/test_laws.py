@@ -18,6 +18,7 @@ from transforms import TRANSFORMS
 import wlab
 from wlab import checkpoint, training, tree
 
+pytestmark = pytest.mark.cover
 F = FRAMEWORKS["dict"]
 EACH = pytest.mark.parametrize("name", TRANSFORMS)
 # Where a law compiles, `make test` takes one row of each kind and `make test-all` every row.

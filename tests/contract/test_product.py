@@ -60,6 +60,7 @@ def trace_of(transform: str, optimizer: str, placement: str, framework: str) -> 
     return run(FRAMEWORKS[framework], weights, OPTIMIZERS[optimizer], PLACEMENTS[placement])
 
 
+@pytest.mark.cover
 @pytest.mark.parametrize(
     ("transform", "optimizer", "placement", "framework"), ROWS, ids=map(" · ".join, ROWS)
 )

@@ -25,7 +25,7 @@ from wlab.transform import Key, Params, Step, WeightTransform
 Mask: TypeAlias = Bool[Array, "..."]
 # Scores of what may grow in a leaf, entries or tiles, from its path, weights, gradient and tiles,
 # the state and the step.
-Growth: TypeAlias = Callable[[str, Array, Array | None, Blocks | None, Any, Step], Array]
+Growth: TypeAlias = Callable[[str, Array, Any, Blocks | None, Any, Step], Array]
 
 
 class EvolutionState(NamedTuple):
