@@ -22,14 +22,8 @@ def reading() -> Reading:
     return Reading(network, lambda seed: rows, rows.reshape(-1), 16)
 
 
-CELLS = [  # every method and every pattern; the others of their pairs in the long run
-    pytest.param(m, p, marks=() if m == "sparsegpt" or p == "50 %" else pytest.mark.long)
-    for m in METHODS
-    for p in PATTERNS
-]
-
-
-@pytest.mark.parametrize(("method", "pattern"), CELLS)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_all_methods_keep_half_of_every_kernel_and_nothing_else_changes(reading, method, pattern):
     found = tree.leaves(pruned(reading, method, pattern, 0, batch=4))
     for path, leaf in tree.leaves(reading.network.params).items():

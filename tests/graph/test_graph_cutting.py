@@ -52,7 +52,7 @@ def halved(params, paths):
     return tree.replace(params, {path: leaves[path] / 2 for path in paths})
 
 
-@pytest.mark.parametrize("backwards", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("name", COMPILED)
 def test_a_stage_sees_what_the_whole_function_shows(name: str, backwards: bool):
     fn, params, inputs = net(name)

@@ -60,7 +60,7 @@ def test_a_smaller_network_says_what_the_masked_one_says(name: str):
     assert same < (1e-2 if name == "plain control flow" else 1e-5) < other
 
 
-SEEDS = [pytest.param(i, marks=() if i < 8 else pytest.mark.long) for i in range(400)]
+SEEDS = [pytest.param(i, marks=() if i < 16 else pytest.mark.long) for i in range(400)]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

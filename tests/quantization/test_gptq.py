@@ -99,14 +99,8 @@ def test_pruned_weights_stay_zero_and_the_others_make_up_for_them(name: str, how
     assert lost(w, new, gram) < lost(w, plain, gram)
 
 
-WAYS = [  # every format and every way; the others of their pairs in the long run
-    pytest.param(name, how, marks=() if how == "dynamic" or name == "groups" else pytest.mark.long)
-    for name in FORMATS
-    for how in ("dynamic", "static", "act_order")
-]
-
-
-@pytest.mark.parametrize(("name", "how"), WAYS)
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("how", ["dynamic", "static", "act_order"])
 def test_it_loses_less_than_plain_rounding_and_tells_the_truth(name: str, how: str):
     w, x = problem()
     gram = x.T @ x
