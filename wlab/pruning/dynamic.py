@@ -259,6 +259,7 @@ def _update(
     def update(stored: Params, grads: Params | None, state: Any, step: Step) -> Any:
         leaves, tiles = tree.leaves(stored), _tiles(moves.name, rules, stored)
         slopes = {} if grads is None else tree.leaves(grads)
+        due = moves.is_due(step)
 
         def move(path: str) -> Any:
             leaf, of, part = leaves[path], tiles.get(path), moves.part(step)
@@ -272,7 +273,7 @@ def _update(
 
         # A branch for each leaf, so that none waits for the gradients of the others.
         masks = {
-            path: jax.lax.cond(moves.is_due(step), partial(move, path), lambda old=old: old)
+            path: jax.lax.cond(due, partial(move, path), lambda old=old: old)
             for path, old in state.masks.items()
         }
         return state._replace(masks=masks)

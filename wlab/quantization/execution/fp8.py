@@ -14,21 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from wlab.quantization.execution.w8a8 import largest
-from wlab.quantization.floats import Floats
+from wlab.quantization.execution.w8a8 import dot_rows, largest
 from wlab.quantization.formats import Grid
 from wlab.quantization.grids import Fit
+from wlab.quantization.presets import fp8_e4m3, fp8_e5m2
 
-INPUTS = Floats(4, 3, special="nan")
-DTYPES: Mapping[Grid, Any] = {INPUTS: jnp.float8_e4m3fn, Floats(5, 2): jnp.float8_e5m2}
+INPUTS = fp8_e4m3().grid
+DTYPES: Mapping[Grid, Any] = {INPUTS: jnp.float8_e4m3fn, fp8_e5m2().grid: jnp.float8_e5m2}
 _LEAST = np.float32(2.0**-117)  # _LEAST / 448 is no subnormal number
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("codes", "scale", "level"),
-    meta_fields=(),
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Fp8Rows:
     """A matrix as `fp8_matmul` reads it: value = code · scale.
@@ -71,7 +67,7 @@ def fp8_inputs(
     or the level, beyond which numbers saturate. What is not finite is as in `quantize_inputs`.
     """
     x = x.astype(jnp.float32)
-    scale = jnp.maximum(largest(x, level), _LEAST) * np.float32(1 / INPUTS.steps)
+    scale = largest(x, level, _LEAST) * np.float32(1 / INPUTS.steps)
     codes = INPUTS.encode(x, Fit(jnp.broadcast_to(scale, x.shape), None))
     bits = jnp.where(jnp.isnan(codes), 0, codes).astype(jnp.uint8)
     return jax.lax.bitcast_convert_type(bits, DTYPES[INPUTS]), scale
@@ -103,7 +99,4 @@ def _widened(rows: Array, weights: Array) -> Array:
     return _dot(rows.astype(jnp.float32), weights.astype(jnp.float32))
 
 
-def _dot(rows: Array, weights: Array) -> Float[Array, "m n"]:
-    return jax.lax.dot_general(
-        rows, weights, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-    )
+_dot = partial(dot_rows, dtype=jnp.float32)

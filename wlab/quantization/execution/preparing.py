@@ -95,8 +95,7 @@ def rows_of_leaf(use: Use, q: QTensor, level: Array | None) -> Int8Rows | Fp8Row
 
 
 def _fp8_rows_of_leaf(use: Use, q: QTensor, level: Array | None) -> Fp8Rows:
-    bits, scale = to_matrix(use, q.codes), load(q.scale, q.format.scale_dtype)
-    scales = to_matrix(use, jnp.broadcast_to(scale, q.shape))[..., :1, :]
+    bits, (scales, _) = to_matrix(use, q.codes), _scales_of(use, q)
     return fp8_rows(bits, scales, q.format.grid, _levels(level, bits))
 
 
@@ -122,11 +121,15 @@ def _matrix_of(use: Use, q: QTensor) -> tuple[Array, Array, int]:
     """Codes less their zero point, inputs by outputs; scales, groups by outputs; the group size."""
     grid = q.format.grid
     codes = unpack(q.codes, grid.bits, q.length, q.format.order).astype(jnp.int32)
+    return to_matrix(use, codes - 2 ** (grid.bits - 1)), *_scales_of(use, q)
+
+
+def _scales_of(use: Use, q: QTensor) -> tuple[Array, int]:
+    """Scales, groups by outputs; the group size."""
     groups = dict(q.format.groups(q.shape))
     scale, size = load(q.scale, q.format.scale_dtype), prod(q.shape[i] for i in use.in_axes)
     if groups:
         ((axis, size),) = groups.items()
         scale = jnp.repeat(scale, size, axis=axis)
         scale = jax.lax.slice_in_dim(scale, 0, q.shape[axis], axis=axis)
-    scales = to_matrix(use, jnp.broadcast_to(scale, q.shape))[..., ::size, :]
-    return to_matrix(use, codes - 2 ** (grid.bits - 1)), scales, size
+    return to_matrix(use, jnp.broadcast_to(scale, q.shape))[..., ::size, :], size

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Int8
+from jaxtyping import Array, Float, Int, Int8, Shaped
 
 TOP = 127
 _LEAST = np.float32(2.0**-119)  # 127 / _LEAST is still finite
@@ -70,19 +70,21 @@ def quantize_inputs(
     given, at which infinities saturate.
     """
     x = x.astype(jnp.float32)
-    top = largest(x, level)
+    top = largest(x, level, _LEAST)
     codes = jnp.clip(jnp.round(x * (np.float32(TOP) / top)), -TOP, TOP)
     return codes.astype(jnp.int32).astype(jnp.int8), top * np.float32(1 / TOP)
 
 
-def largest(x: Float[Array, "m k"], level: Float[Array, ""] | None) -> Float[Array, "m 1"]:
-    """The magnitude of each row at which it saturates, never zero; NaN for a row with a NaN."""
+def largest(
+    x: Float[Array, "m k"], level: Float[Array, ""] | None, least: np.float32
+) -> Float[Array, "m 1"]:
+    """The magnitude at which each row saturates, not below `least`; NaN for a row with a NaN."""
     if level is None:
         top = jnp.max(jnp.abs(x), axis=1, keepdims=True, initial=0)
     else:
         top = jnp.broadcast_to(level, (x.shape[0], 1))
         top = jnp.where(jnp.any(jnp.isnan(x), axis=1, keepdims=True), jnp.nan, top)
-    return jnp.maximum(top, _LEAST)
+    return jnp.maximum(top, least)
 
 
 def int8_matmul(x: Float[Array, "m k"], weight: Int8Rows) -> Float[Array, "m n"]:
@@ -102,13 +104,13 @@ def _product(x: Array, codes: Array, scale: Array, level: Array | None) -> Array
     rows, step = quantize_inputs(x, level)
     rows = jnp.pad(rows, ((0, max(0, 2 - m)), (0, groups * size - x.shape[1])))
     if groups == 1:
-        sums = _dot(rows, codes[0]).astype(jnp.float32) * scale
+        sums = dot_rows(rows, codes[0], jnp.int32).astype(jnp.float32) * scale
     else:
         parts = rows.reshape(rows.shape[0], groups, size).transpose(1, 0, 2)
 
         def add(sums: Array, given: tuple[Array, Array, Array]) -> tuple[Array, None]:
             part, weights, width = given
-            return sums + _dot(part, weights).astype(jnp.float32) * width[None], None
+            return sums + dot_rows(part, weights, jnp.int32).astype(jnp.float32) * width[None], None
 
         none = jnp.zeros((rows.shape[0], n), jnp.float32)
         sums = jax.lax.scan(add, none, (parts, codes, scale))[0]
@@ -125,7 +127,7 @@ def _product_jvp(primals, tangents):
     return _product(x, codes, scale, level), slope
 
 
-def _dot(rows: Int8[Array, "m k"], weights: Int8[Array, "n k"]) -> Int[Array, "m n"]:
-    return jax.lax.dot_general(
-        rows, weights, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32
-    )
+def dot_rows(rows: Shaped[Array, "m k"], weights: Shaped[Array, "n k"], dtype: Any) -> Array:
+    """Rows times rows, (m, n), summed in a dtype."""
+    numbers = (((1,), (1,)), ((), ()))
+    return jax.lax.dot_general(rows, weights, numbers, preferred_element_type=dtype)
