@@ -4,8 +4,9 @@ Data and weights that some tests need are fetched first; what can't be had is na
 says how many tests each shard skipped.
 
 A shard is a slice of the product or a folder of tests. What passed is written at once to
-`runs/test-all/<code>-<python>.json`, with the commit it ran on, and not run again; failures are.
-The code is a hash of all files but the prose: a new README asks for no new run.
+`tests/passed/<code>-<python>.json`, with the commit it ran on, and not run again; failures are.
+The code is a hash of all files but the prose and these records: a new README asks for no new run,
+and a record that is committed goes on on another machine.
 
 Flags: --list prints the shards, --only TEXT runs those whose name contains it, --minutes N
 stops before a shard would start after N minutes.
@@ -26,6 +27,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 SLICES = 24  # of the full product
+RECORDS = "tests/passed"
 
 
 def shards() -> dict[str, dict[str, Any]]:
@@ -33,7 +35,7 @@ def shards() -> dict[str, dict[str, Any]]:
     folders = sorted(
         p.name for p in Path("tests").iterdir() if p.is_dir() and p.name[0] not in "_."
     )
-    apart = ("contract", "peers")
+    apart = ("contract", "passed", "peers")
     found = {f"tests/{name}": {"args": [f"tests/{name}"]} for name in folders if name not in apart}
     found["tests/*.py"] = {"args": [str(p) for p in sorted(Path("tests").glob("test_*.py"))]}
     for name in ("laws", "random_chains"):
@@ -54,7 +56,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"))
     flags = parser.parse_args()
     commit, record = _commit(), {}
-    path = Path("runs/test-all") / f"{_code()}-{platform.python_version()}.json"
+    path = Path(RECORDS) / f"{_code()}-{platform.python_version()}.json"
     if path.exists():
         record = json.loads(path.read_text())
     if not flags.list:
@@ -66,7 +68,7 @@ def main() -> int:
             continue
         record[name] = {**_run(shard), "commit": commit}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=2))
+        path.write_text(json.dumps(record, indent=2) + "\n")
     print(_table(commit, record))
     return 0 if all(record.get(name, {}).get("passed") for name in shards()) else 1
 
@@ -103,13 +105,18 @@ def _counts(report: bytes) -> dict[str, int]:
 
 def _commit() -> str:
     head = _git("rev-parse", "--short=12", "HEAD")
-    return head + ("-dirty" if _git("status", "--porcelain") else "")
+    changed = _git("status", "--porcelain", "--", ".", f":!{RECORDS}")
+    return head + ("-dirty" if changed else "")
 
 
 def _code() -> str:
     files = _git("ls-tree", "-r", "HEAD").splitlines()
-    code = "\n".join(line for line in files if not line.endswith((".md", "LICENSE")))
+    code = "\n".join(line for line in files if not _is_prose(line.partition("\t")[2]))
     return hashlib.sha256(code.encode()).hexdigest()[:12] + _commit()[12:]
+
+
+def _is_prose(file: str) -> bool:
+    return file.endswith((".md", "LICENSE")) or file.startswith(RECORDS)
 
 
 def _git(*words: str) -> str:
