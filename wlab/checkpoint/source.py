@@ -44,6 +44,12 @@ class Lazy:
         """The number of elements."""
         return prod(self.shape)
 
+    def astype(self, dtype: Any) -> "Lazy":
+        """As plain numbers of another dtype."""
+        name = np.dtype(dtype).name
+        nbytes = self.size * np.dtype(name).itemsize
+        return Lazy(self.shape, name, nbytes, lambda: self.read().astype(name, copy=False))
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """What `np.asarray` asks for: the array, read."""
         del copy

@@ -1,7 +1,8 @@
 """`wlab convert SRC DST`: from any format that wlab reads to any that it writes.
 
-Arrays keep their names, or with `--tree` become the plain tree of a network that wlab knows. They
-are read, converted and written one at a time.
+Arrays keep their names, or with `--tree` become the plain tree of a network that wlab knows; those
+of a folder of the LLaMA family take ggml's in a `.gguf` file, which llama.cpp reads. They are read,
+converted and written one at a time.
 """
 
 import argparse
@@ -9,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wlab.checkpoint import Lazy
+from wlab.checkpoint import Lazy, Source
 from wlab.cli import weight_files
 
 
@@ -24,13 +25,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """What was written, or would be."""
-    source, target = weight_files.opened(args.source), args.target
+    target = args.target
+    renamed = target.suffix == ".gguf" and not args.tree and _is_llama(args.source)
+    source = _in_ggml_names(args) if renamed else weight_files.opened(args.source)
     keeps_metadata = target.suffix != ".gguf" or source.format == "gguf"
     write = weight_files.writer(
         target, source.metadata if keeps_metadata else {}, force=args.force or args.dry_run
     )
     arrays = _as_tree(args.source) if args.tree else dict(source.arrays)
-    keeps_blocks = target.suffix == ".gguf" and args.dtype is None
+    keeps_blocks = target.suffix == ".gguf" and (args.dtype is None or renamed)
     found = {
         name: array if keeps_blocks else weight_files.plain(array, args.dtype)
         for name, array in arrays.items()
@@ -49,6 +52,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 text = weight_files.text
+
+
+def _in_ggml_names(args: argparse.Namespace) -> Source:
+    from wlab import pretrained
+
+    network = pretrained.from_hub(args.source, lazy=True)
+    arrays, metadata = pretrained.to_gguf(network, dtype=args.dtype)
+    return Source(args.source, "gguf", arrays, metadata)
+
+
+def _is_llama(path: Path) -> bool:
+    """Whether it is a folder of the hub with a network that GGUF files can hold."""
+    from wlab.checkpoint.formats.json_text import json_object
+
+    sizes = path / "config.json"
+    return sizes.is_file() and json_object(sizes).get("model_type") == "llama"
 
 
 def _as_tree(path: Path) -> dict[str, Lazy]:

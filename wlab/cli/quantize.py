@@ -2,10 +2,10 @@
 
 Leaves are read, quantized and written one at a time. `--method gptq` and `awq` need a network that
 wlab knows and a text, and hold the network; awq also changes leaves that are not quantized, such as
-norms. A `.gguf` target takes one of ggml's formats and a source with its names: a GGUF file. A
-`.onnx` target has nodes that dequantize integers, and the names of the source for their outputs. A
-target that is a folder takes a folder of the hub, and is written in the format of
-compressed-tensors.
+norms. A `.gguf` target takes one of ggml's formats and a network of the LLaMA family: a GGUF file,
+a folder of the hub, or a name of the shelf. A `.onnx` target has nodes that dequantize integers,
+and the names of the source for their outputs. A target that is a folder takes a folder of the hub,
+and is written in the format of compressed-tensors.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """What was quantized and written, or would be."""
     _refuse_misuse(args)
-    source = opened(args)
+    source = opened(args, args.target)
     plain = _plain(args, source)
     folder = args.target.suffix == ""
     rows = (source.format == "gguf" or folder) and source.network is None

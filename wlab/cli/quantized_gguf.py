@@ -35,7 +35,8 @@ def arrays(
     if source.format != "gguf":
         raise ValueError(
             f"{args.source} does not name its arrays as ggml does: a .gguf target takes a GGUF "
-            "file, or a network that is one."
+            "file, or a network of the LLaMA family: a folder of the hub, or a name of "
+            "`wlab weights list`."
         )
     from wlab.quantization.k_quants import KQuant
 

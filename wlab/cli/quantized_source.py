@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,12 +31,15 @@ class Opened(NamedTuple):
 
 
 def opened(
-    args: argparse.Namespace, open_file: Callable[[Path], Source] = quantized_files.opened
+    args: argparse.Namespace,
+    other: Path,
+    open_file: Callable[[Path], Source] = quantized_files.opened,
 ) -> Opened:
     """Opens `args.source`, as a network if `--tree`, its method or a name of the shelf asks for it.
 
     Args:
         args: With `source`, `tree`, `file` and `cache`.
+        other: What it becomes, or is compared with; beside a GGUF file arrays have ggml's names.
         open_file: Opens what is not to be a network.
 
     Raises:
@@ -43,16 +47,19 @@ def opened(
     """
     from wlab.pretrained.sources import SOURCES
 
-    path = Path(args.source)
+    named, gguf = args.source in SOURCES, other.suffix == ".gguf"
     reads_text = getattr(args, "method", None) in BY_TEXT
-    if args.source in SOURCES or args.tree or reads_text:
-        return _of_network(args)
+    if args.tree or reads_text or (named and not gguf):
+        return _of_network(args, gguf=gguf)
+    path = _own_file(args)
+    if gguf and path.is_dir():
+        return _in_ggml_names(args)
     source = open_file(path)
     return Opened(source.arrays, source.metadata, source.format)
 
 
-def named_network(args: argparse.Namespace) -> Any:
-    """The network that `args.source` is.
+def named_network(args: argparse.Namespace, **options: Any) -> Any:
+    """The network that `args.source` is; `options` are those of what loads it.
 
     Raises:
         ValueError: If it is none that wlab knows.
@@ -66,7 +73,7 @@ def named_network(args: argparse.Namespace) -> Any:
             "`wlab weights list`, a folder of the hub, or a GGUF file. Without a network and data "
             "there is --method nearest, or hqq."
         )
-    return shelf.network(argparse.Namespace(**{**vars(args), "network": args.source}))
+    return shelf.network(argparse.Namespace(**{**vars(args), "network": args.source}), **options)
 
 
 def tokens_of(network: Any, args: argparse.Namespace) -> np.ndarray:
@@ -94,17 +101,37 @@ def leaves_of(network: Any) -> dict[str, Lazy]:
     return {name: _lazy(leaf) for name, leaf in tree.leaves(network.params).items()}
 
 
-def _of_network(args: argparse.Namespace) -> Opened:
-    """The leaves of a network, and what its GGUF file says if it has one."""
+def _of_network(args: argparse.Namespace, *, gguf: bool = False) -> Opened:
+    """The leaves of a network, and what its GGUF file says, or will."""
+    network, path = named_network(args), _own_file(args)
+    arrays = leaves_of(network)
+    if path.suffix == ".gguf":
+        return Opened(arrays, open_source(path).metadata, "gguf", network)
+    if not gguf:
+        return Opened(arrays, {}, None, network)
+    from wlab.pretrained.networks.gguf import gguf_map, gguf_metadata
+
+    named = replace(network, name_map=gguf_map(network.config))
+    return Opened(arrays, gguf_metadata(network), "gguf", named)
+
+
+def _in_ggml_names(args: argparse.Namespace) -> Opened:
+    """The arrays that a GGUF file of a network would have, each read when its turn comes."""
     from wlab import pretrained
 
-    network, path = named_network(args), Path(args.source)
-    if args.source in pretrained.SOURCES:
-        path = pretrained.fetch(args.source, file=args.file, cache=args.cache) / "model.gguf"
-    arrays = leaves_of(network)
-    if path.suffix != ".gguf" or not path.exists():
-        return Opened(arrays, {}, None, network)
-    return Opened(arrays, open_source(path).metadata, "gguf", network)
+    arrays, metadata = pretrained.to_gguf(named_network(args, lazy=True))
+    return Opened(arrays, metadata, "gguf")
+
+
+def _own_file(args: argparse.Namespace) -> Path:
+    """The GGUF file behind a name of the shelf, if it has one."""
+    from wlab import pretrained
+
+    if args.source not in pretrained.SOURCES:
+        return Path(args.source)
+    folder = pretrained.fetch(args.source, file=args.file, cache=args.cache)
+    file = folder / "model.gguf"
+    return file if file.exists() else folder
 
 
 def _lazy(leaf: Any) -> Lazy:

@@ -51,10 +51,10 @@ def row(name: str, source: Source, folder: Path) -> dict[str, Any]:
     }
 
 
-def network(args: argparse.Namespace) -> Any:
+def network(args: argparse.Namespace, **options: Any) -> Any:
     """The network that `args.network` names: one of the shelf, a folder of the hub, or a GGUF file.
 
-    What loading took goes to the log.
+    What loading took goes to the log. `options` are those of the functions that load.
 
     Raises:
         ValueError: If the files are not those of a network that wlab knows.
@@ -65,11 +65,11 @@ def network(args: argparse.Namespace) -> Any:
 
     before, began = resident(), time.monotonic()
     if args.network in pretrained.SOURCES:
-        found = pretrained.network(args.network, file=args.file, cache=args.cache)
+        found = pretrained.network(args.network, file=args.file, cache=args.cache, **options)
     elif Path(args.network).is_dir():
-        found = pretrained.from_hub(args.network)
+        found = pretrained.from_hub(args.network, **options)
     else:
-        found = pretrained.from_gguf(args.network)
+        found = pretrained.from_gguf(args.network, **options)
     spent, most = time.monotonic() - began, most_resident()
     peak = ""
     if before is not None and most is not None:

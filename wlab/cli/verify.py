@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """What differs, by leaf, and in what the network foretells."""
     began = time.monotonic()
-    source = opened(args, quantized_files.served)
+    source = opened(args, args.quantized, quantized_files.served)
     after = quantized_files.served(args.quantized)
     _refuse_others(source, after, args)
     rows = [
@@ -152,9 +152,12 @@ def _params(network: Any, source: Opened, after: Source) -> Any:
     import jax
 
     from wlab import pretrained, tree
+    from wlab.pretrained.networks.gguf import gguf_map
 
     if source.network is None:
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), network.params)
-        return pretrained.load(after, network.name_map, like).params
+        gguf = source.format == "gguf"
+        name_map = gguf_map(network.config) if gguf else network.name_map
+        return pretrained.load(after, name_map, like).params
     arrays = {name: jax.numpy.asarray(array.read()) for name, array in after.arrays.items()}
     return tree.replace(network.params, arrays)

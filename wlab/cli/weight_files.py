@@ -33,11 +33,7 @@ def opened(path: Path) -> Source:
 
 def plain(array: Lazy, wanted: str | None) -> Lazy:
     """The array as plain numbers; floats as `wanted`, if that is said."""
-    import numpy as np
-
-    dtype = wanted if wanted is not None and "float" in array.dtype else array.dtype
-    nbytes = array.size * np.dtype(dtype).itemsize
-    return Lazy(array.shape, dtype, nbytes, lambda: array.read().astype(dtype, copy=False))
+    return array.astype(wanted if wanted is not None and "float" in array.dtype else array.dtype)
 
 
 def writer(target: Path, metadata: Mapping[str, Any], *, force: bool) -> Write:

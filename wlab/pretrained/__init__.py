@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wlab.pretrained.exporting import export as export
     from wlab.pretrained.loading import Loaded as Loaded
     from wlab.pretrained.loading import load as load
+    from wlab.pretrained.loading import unread as unread
     from wlab.pretrained.name_map import Move as Move
     from wlab.pretrained.name_map import NameMap as NameMap
     from wlab.pretrained.name_map import for_layers as for_layers
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from wlab.pretrained.networks import from_llama2c as from_llama2c
     from wlab.pretrained.networks import from_torch_lstm as from_torch_lstm
     from wlab.pretrained.networks import from_torchvision as from_torchvision
+    from wlab.pretrained.networks import to_gguf as to_gguf
     from wlab.pretrained.networks.network import Network as Network
     from wlab.pretrained.planning import Plan as Plan
     from wlab.pretrained.planning import plan as plan
@@ -48,11 +50,14 @@ _LAZY = {
         *("save_adapter", "save_factors"),
     ),
     "exporting": ("export",),
-    "loading": ("Loaded", "load"),
+    "loading": ("Loaded", "load", "unread"),
     "name_map": ("Move", "NameMap", "for_layers", "move", "prefixed"),
     "named": ("fetch", "network"),
     "networks.network": ("Network",),
-    "networks": ("from_gguf", "from_hub", "from_llama2c", "from_torch_lstm", "from_torchvision"),
+    "networks": (
+        *("from_gguf", "from_hub", "from_llama2c", "from_torch_lstm", "from_torchvision"),
+        "to_gguf",
+    ),
     "sight": ("Sight", "accuracy", "class_logits"),
     "surprise": ("Surprise", "perplexity"),
     "planning": ("Plan", "plan"),

@@ -1,5 +1,6 @@
-"""Fills a tree from a file, one move at a time, and says what it did."""
+"""Fills a tree from a file, one move at a time or not yet at all, and says what it did."""
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wlab import tree
-from wlab.checkpoint import Source, open_source
+from wlab.checkpoint import Lazy, Source, open_source
 from wlab.checkpoint.aligned import aligned
 from wlab.pretrained.name_map import Move, NameMap
 from wlab.pretrained.ops import forward
@@ -83,6 +84,47 @@ def load(
             f"transposition no shape proves: {squares or 'none'}."
         )
     return Loaded(params, planned)
+
+
+def unread(
+    source: Source | str | os.PathLike[str], name_map: NameMap, like: Any, *, dtype: Any = None
+) -> Loaded:
+    """As `load`, but the weights stay in the file: leaves are `Lazy`, and `np.asarray` reads one.
+
+    For a tree that goes into another file, leaf by leaf. All of the file must fit.
+
+    Args:
+        source: As of `load`.
+        name_map: Which array is which leaf.
+        like: The tree, of which only the shapes count.
+        dtype: The dtype of floating leaves; None keeps the file's.
+
+    Raises:
+        ValueError: As `load`.
+    """
+    source = source if isinstance(source, Source) else open_source(source)
+    planned = plan(source.arrays, name_map, like)
+    planned.refuse_faults(str(source.path))
+    _refuse_unproven(planned, source, None)
+    _refuse_other_constants(source, name_map)
+    shapes = {path: tuple(leaf.shape) for path, leaf in tree.leaves(like).items()}
+    found = {
+        path: _unread(source, move, path, shapes[path], dtype)
+        for move in name_map.moves
+        for path in move.ours
+    }
+    return Loaded(tree.replace(like, found), planned)
+
+
+def _unread(source: Source, move: Move, path: str, shape: tuple[int, ...], dtype: Any) -> Lazy:
+    own = source.arrays[move.theirs[0]].dtype
+    array = Lazy(
+        shape,
+        own,
+        math.prod(shape) * np.dtype(own).itemsize,
+        lambda: np.asarray(_arrays(source, move)[path], order="C"),
+    )
+    return array if dtype is None or "float" not in own else array.astype(dtype)
 
 
 def _arrays(source: Source, move: Move) -> Mapping[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from wlab.pretrained.networks.convnets import from_torchvision as from_torchvision
 from wlab.pretrained.networks.gguf import from_gguf as from_gguf
+from wlab.pretrained.networks.gguf import to_gguf as to_gguf
 from wlab.pretrained.networks.hub import from_hub as from_hub
 from wlab.pretrained.networks.llama2c import from_llama2c as from_llama2c
 from wlab.pretrained.networks.lstm import from_torch_lstm as from_torch_lstm

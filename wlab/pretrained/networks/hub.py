@@ -1,6 +1,6 @@
 """A folder of the hub: `config.json`, the weights whole or in shards, a vocabulary."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def from_hub(folder: str | Path, *, dtype: Any = None, **options: Any) -> Networ
         folder: With `config.json` and the weights; `tokenizer.json`, or `vocab.json` with
             `merges.txt`, needs the extra `text`.
         dtype: Of floating leaves; None keeps the file's.
-        options: As of `load`.
+        options: As of `load`, and `lazy`, see `filled`.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -40,18 +40,33 @@ def from_hub(folder: str | Path, *, dtype: Any = None, **options: Any) -> Networ
             "yours by a NameMap and use `wlab.pretrained.load`."
         )
     config, model, name_map = _FAMILIES[family](sizes, source)
-    words = _tokenizer(folder)
+    words = _tokenizer(folder, sizes)
     network = filled(model, config, source, name_map, tokenizer=words, dtype=dtype, **options)
     if isinstance(config, CLIPConfig | ViTConfig):
         return replace(network, **vars(pictures(folder, sizes, config)))
     return network
 
 
-def _tokenizer(folder: Path) -> text.Tokenizer | None:
+def _tokenizer(folder: Path, sizes: Mapping[str, Any]) -> text.Tokenizer | None:
     whole, pair = folder / "tokenizer.json", (folder / "vocab.json", folder / "merges.txt")
-    if whole.exists():
-        return text.from_hub(whole)
-    return text.from_merges(*pair) if all(file.exists() for file in pair) else None
+    if not whole.exists():
+        return text.from_merges(*pair) if all(file.exists() for file in pair) else None
+    words, own = text.from_hub(whole), folder / "tokenizer_config.json"
+    said = json_object(own) if own.exists() else {}
+    bos, eos = (_special(name, words, said, sizes) for name in ("bos", "eos"))
+    return replace(words, bos=bos, eos=eos)
+
+
+def _special(
+    name: str, words: text.Tokenizer, said: Mapping[str, Any], sizes: Mapping[str, Any]
+) -> int | None:
+    """The number of a special token: what the tokenizer calls it, or else the network."""
+    token = said.get(f"{name}_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    if isinstance(token, str):
+        return words.inner.token_to_id(token)
+    number = sizes.get(f"{name}_token_id")
+    return number[0] if isinstance(number, list) else number
 
 
 def weights_of(folder: Path) -> Source:

@@ -24,7 +24,7 @@ def from_llama2c(
         end: The byte at which the model ends, if the tokenizer follows it in the same file.
         tokenizer: The tokenizer's own file.
         dtype: Of floating leaves; None stands for float32.
-        options: As of `load`.
+        options: As of `load`, and `lazy`, see `filled`.
 
     Raises:
         ValueError: If the file is damaged.

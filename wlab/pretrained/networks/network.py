@@ -9,7 +9,7 @@ import numpy as np
 
 from wlab.checkpoint import Source
 from wlab.models import Model, StatefulModel
-from wlab.pretrained.loading import load
+from wlab.pretrained.loading import Loaded, load, unread
 from wlab.pretrained.name_map import NameMap
 from wlab.pretrained.planning import Plan
 from wlab.pretrained.text import Tokenizer
@@ -54,12 +54,20 @@ def filled(
     tokenizer: Tokenizer | None = None,
     **options: Any,
 ) -> Network:
-    """A network without statistics, its weights loaded from a file; `options` are those of `load`.
+    """A network without statistics, its weights loaded from a file.
+
+    Args:
+        model: Pure functions.
+        config: Its sizes.
+        source: The file.
+        name_map: Which array is which leaf.
+        tokenizer: For text.
+        options: As of `load`; or `lazy=True`, and the weights stay in the file, see `unread`.
 
     Raises:
         ValueError: As `load`.
     """
-    loaded = load(source, name_map, jax.eval_shape(model.init, jax.random.key(0)), **options)
+    loaded = _loaded(source, name_map, jax.eval_shape(model.init, jax.random.key(0)), **options)
     return Network(model, config, loaded.params, name_map, loaded.plan, tokenizer=tokenizer)
 
 
@@ -73,6 +81,12 @@ def filled_with_state(
     """
     params, model_state = jax.eval_shape(model.init, jax.random.key(0))
     like = {"params": params, "model_state": model_state}
-    loaded = load(source, name_map, like, **options)
+    loaded = _loaded(source, name_map, like, **options)
     params, model_state = loaded.params["params"], loaded.params["model_state"]
     return Network(model, config, params, name_map, loaded.plan, model_state=model_state)
+
+
+def _loaded(
+    source: Source, name_map: NameMap, like: Any, *, lazy: bool = False, **options: Any
+) -> Loaded:
+    return (unread if lazy else load)(source, name_map, like, **options)

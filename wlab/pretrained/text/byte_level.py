@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from wlab.checkpoint.formats.json_text import json_object
+from wlab.pretrained.text.splits import splits, whole_words
 from wlab.pretrained.text.tokenizer import Tokenizer, library, wrapped
 
 
@@ -38,7 +39,7 @@ def byte_level(
     merges: Iterable[str],
     *,
     special: Sequence[str] = (),
-    digits_apart: bool = False,
+    split: str = "gpt-2",
 ) -> Any:
     """A tokenizer of the `tokenizers` package.
 
@@ -46,18 +47,17 @@ def byte_level(
         vocab: Tokens, their bytes spelled as GPT-2 does, and their numbers.
         merges: Pairs with a space between them, those first that join first.
         special: Tokens that stand for themselves in a text.
-        digits_apart: Whether numbers are split into digits.
+        split: Where texts are cut first, as llama.cpp names it.
 
     Raises:
         ImportError: If the extra `text` is missing.
+        ValueError: If `split` is not known.
     """
     tokenizers = library()
     pairs = [tuple(pair.split(" ", 1)) for pair in merges]
-    inner = tokenizers.Tokenizer(tokenizers.models.BPE(dict(vocab), pairs))
-    steps = [tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    if digits_apart:
-        steps.insert(0, tokenizers.pre_tokenizers.Digits(individual_digits=True))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(steps)
+    model = tokenizers.models.BPE(dict(vocab), pairs, ignore_merges=whole_words(split))
+    inner = tokenizers.Tokenizer(model)
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(splits(split))
     inner.decoder = tokenizers.decoders.ByteLevel()
     inner.add_special_tokens(list(special))
     return inner

@@ -5,10 +5,12 @@ from typing import Any
 
 from wlab.pretrained.text.byte_level import byte_level
 from wlab.pretrained.text.scored import scored
+from wlab.pretrained.text.splits import whole_words
 from wlab.pretrained.text.tokenizer import Tokenizer, wrapped
 
-_CONTROL = 3  # llama.cpp's token type of special tokens
-_DIGITS_APART = ("smollm",)  # pre-tokenizers that split numbers into digits
+KEY = "tokenizer.ggml."
+# llama.cpp's types of tokens: special ones are CONTROL, and USER's stand for themselves as well.
+NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
 
 
 def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
@@ -18,24 +20,37 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
         ImportError: If the extra `text` is missing.
         ValueError: If the file has no vocabulary, or one of a kind that is not known.
     """
-    kind = metadata.get("tokenizer.ggml.model")
-    special = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
+    kind = metadata.get(KEY + "model")
+    special = {name: metadata.get(f"{KEY}{name}_token_id") for name in ("bos", "eos")}
     if kind == "gpt2":
-        return _byte_level(metadata, special)
-    if kind == "llama":
-        texts, scores = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.scores"]
-        return scored(texts, scores, **special)
-    raise ValueError(f"from_gguf: the vocabulary is of the unknown kind {kind!r}.")
+        found = _byte_level(metadata, special)
+    elif kind == "llama":
+        found = scored(
+            metadata[KEY + "tokens"],
+            metadata[KEY + "scores"],
+            **special,
+            begins=metadata.get(KEY + "add_bos_token", True),
+            space_first=metadata.get(KEY + "add_space_prefix", True),
+        )
+        found.inner.add_special_tokens(_of_type(metadata, CONTROL))
+    else:
+        raise ValueError(f"from_gguf: the vocabulary is of the unknown kind {kind!r}.")
+    found.inner.add_tokens(_of_type(metadata, USER))
+    return found
 
 
 def _byte_level(metadata: Mapping[str, Any], special: dict[str, Any]) -> Tokenizer:
-    texts = metadata["tokenizer.ggml.tokens"]
-    types = metadata.get("tokenizer.ggml.token_type", [])
+    split = metadata.get(KEY + "pre", "gpt-2")
     inner = byte_level(
-        {text: i for i, text in enumerate(texts)},
-        metadata["tokenizer.ggml.merges"],
-        special=[text for text, kind in zip(texts, types, strict=False) if kind == _CONTROL],
-        digits_apart=metadata.get("tokenizer.ggml.pre") in _DIGITS_APART,
+        {text: i for i, text in enumerate(metadata[KEY + "tokens"])},
+        metadata[KEY + "merges"],
+        special=_of_type(metadata, CONTROL),
+        split=split,
     )
-    begin = (special["bos"],) if metadata.get("tokenizer.ggml.add_bos_token") else ()
-    return wrapped(inner, **special, begin=begin)
+    begins = metadata.get(KEY + "add_bos_token", whole_words(split))
+    return wrapped(inner, **special, begin=(special["bos"],) if begins else ())
+
+
+def _of_type(metadata: Mapping[str, Any], wanted: int) -> list[str]:
+    texts, types = metadata[KEY + "tokens"], metadata.get(KEY + "token_type", [])
+    return [text for text, kind in zip(texts, types, strict=False) if kind == wanted]

@@ -33,8 +33,18 @@ def scored(
     *,
     bos: int | None = None,
     eos: int | None = None,
+    begins: bool = True,
+    space_first: bool = True,
 ) -> Tokenizer:
     """A tokenizer from pieces and scores; spaces in pieces are `▁`, single bytes are `<0x0A>`.
+
+    Args:
+        texts: The pieces, in the order of their numbers.
+        scores: Of each.
+        bos: The piece that texts begin with.
+        eos: The piece that ends a text.
+        begins: Whether `bos` goes before every text.
+        space_first: Whether a space does.
 
     Reference:
         Kudo & Richardson 2018 (arXiv:1808.06226), §3.1; Sennrich et al. 2016 (arXiv:1508.07909).
@@ -51,16 +61,15 @@ def scored(
     model = tokenizers.models.BPE(vocab, merges, byte_fallback=True, fuse_unk=True)
     inner = tokenizers.Tokenizer(model)
     normalizers, decoders = tokenizers.normalizers, tokenizers.decoders
-    inner.normalizer = normalizers.Sequence(
-        [normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)]
-    )
+    first = [normalizers.Prepend(_SPACE)] if space_first else []
+    inner.normalizer = normalizers.Sequence([*first, normalizers.Replace(" ", _SPACE)])
     inner.decoder = decoders.Sequence(
         [
             decoders.Replace(_SPACE, " "),
             decoders.ByteFallback(),
             decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),  # the space that the normalizer put first
+            *([decoders.Strip(" ", 1, 0)] if space_first else []),
         ]
     )
     inner.add_special_tokens([texts[i] for i in (bos, eos) if i is not None])
-    return wrapped(inner, bos=bos, eos=eos, begin=() if bos is None else (bos,))
+    return wrapped(inner, bos=bos, eos=eos, begin=(bos,) if begins and bos is not None else ())

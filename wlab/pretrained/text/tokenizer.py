@@ -16,6 +16,7 @@ class Tokenizer:
         size: Number of tokens in the vocabulary.
         bos: The token that texts begin with, if they do.
         eos: The token that ends a text.
+        inner: What it was made of, of the `tokenizers` package; None for another's.
     """
 
     encode: Callable[[str], list[int]]
@@ -23,6 +24,7 @@ class Tokenizer:
     size: int
     bos: int | None = None
     eos: int | None = None
+    inner: Any = None
 
 
 def library() -> ModuleType:
@@ -53,4 +55,4 @@ def wrapped(
     def decode(tokens: Sequence[int]) -> str:
         return inner.decode([int(token) for token in tokens], skip_special_tokens=True)
 
-    return Tokenizer(encode, decode, inner.get_vocab_size(), bos, eos)
+    return Tokenizer(encode, decode, inner.get_vocab_size(), bos, eos, inner)

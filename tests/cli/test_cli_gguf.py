@@ -1,0 +1,123 @@
+"""`wlab quantize`, `verify`, `convert`: from a folder of the hub to what llama.cpp reads."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from wlab import tree
+from wlab.checkpoint import open_source, save_gguf, save_safetensors
+from wlab.cli.main import main
+from wlab.models import LlamaConfig, llama
+from wlab.pretrained import export, from_gguf, from_hub, maps, text, to_gguf
+
+WORDS = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "a", "b", "▁a"]
+CONFIG = LlamaConfig(
+    layers=1, width=32, heads=4, kv_heads=2, ffn=64, vocab=len(WORDS), context=16, tied=True
+)
+PARAMS = llama(CONFIG).init(jax.random.key(0))
+SIZES = {
+    "model_type": "llama",
+    "num_hidden_layers": 1,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": len(WORDS),
+    "max_position_embeddings": 16,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "eos_token_id": 2,
+}
+KERNELS = [
+    f"blk.0.{name}.weight"
+    for name in ("attn_k", "attn_output", "attn_q", "attn_v", "ffn_down", "ffn_gate", "ffn_up")
+]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    found = tmp_path / "hub"
+    found.mkdir()
+    save_safetensors(
+        found / "model.safetensors", dict(export(PARAMS, maps.llama_hub(1, tied=True)))
+    )
+    (found / "config.json").write_text(json.dumps(SIZES))
+    scores = [0.0] * 259 + [-1.0, -2.0, -3.0, -0.5]
+    words = {"model": "llama", "tokens": WORDS, "scores": scores, "bos_token_id": 1}
+    inner = text.from_gguf({f"tokenizer.ggml.{key}": value for key, value in words.items()}).inner
+    inner.save(str(found / "tokenizer.json"))
+    return found
+
+
+@pytest.fixture
+def story(tmp_path) -> Path:
+    (tmp_path / "t.txt").write_text("ab ab a b aab ba ab b a ab abab b aa ab a b a ba" * 3)
+    return tmp_path / "t.txt"
+
+
+def run_json(capsys, *argv) -> dict:
+    assert main([*map(str, argv), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def said(capsys, *argv) -> str:
+    assert main([*map(str, argv)]) == 1
+    return capsys.readouterr().err
+
+
+def test_a_folder_is_quantized_to_the_blocks_of_its_gguf_file(folder, story, tmp_path, capsys):
+    plain, target, again = (tmp_path / f"{name}.gguf" for name in ("plain", "q", "again"))
+    result = run_json(capsys, "quantize", folder, target, "--format", "ggml_q8_0")
+    assert sorted(row["leaf"] for row in result["leaves"]) == KERNELS
+    found = open_source(target)
+    assert found.metadata["general.file_type"] == 7
+    arrays, metadata = to_gguf(from_hub(folder))
+    save_gguf(plain, arrays, metadata=metadata)
+    assert main(["quantize", str(plain), str(again), "--format", "ggml_q8_0"]) == 0
+    assert again.read_bytes() == target.read_bytes()
+    capsys.readouterr()
+    told = run_json(capsys, "verify", folder, target, "--data", story, "--context", "8")
+    assert sorted(row["leaf"] for row in told["leaves"]) == KERNELS and told["others"] == []
+    assert told["text"]["kl"] < 1e-4 and told["text"]["agreement"] > 0.9
+    x = jax.numpy.arange(8)[None]
+    network = from_gguf(target)
+    says = network.model.apply(network.params, x)
+    np.testing.assert_allclose(says, llama(CONFIG).apply(PARAMS, x), atol=0.01)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_a_folder_is_quantized_to_gguf_by_a_text(folder, story, tmp_path, capsys, method):
+    target = tmp_path / "q.gguf"
+    flags = ["--format", "ggml_q4_0", "--method", method, "--data", story, "--context", "8"]
+    result = run_json(capsys, "quantize", folder, target, *flags)
+    assert len(result["leaves"]) == len(KERNELS)
+    told = run_json(capsys, "verify", folder, target, "--data", story, "--context", "8")
+    assert [row["leaf"] for row in told["leaves"]] and told["text"]["kl"] < 0.01
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_folder_is_converted_to_what_llama_cpp_reads(folder, tmp_path, capsys, dtype):
+    target = tmp_path / "w.gguf"
+    result = run_json(capsys, "convert", folder, target, "--dtype", dtype)
+    kinds = {len(row["shape"]): row["to"] for row in result["arrays"]}
+    assert kinds == {1: "float32", 2: dtype}
+    network = from_gguf(target)
+    for path, leaf in tree.leaves(network.params).items():
+        wanted = np.asarray(tree.leaves(PARAMS)[path]).astype(dtype)
+        np.testing.assert_array_equal(leaf, wanted, err_msg=path)
+    assert network.tokenizer.encode("ab") == from_hub(folder).tokenizer.encode("ab") == [262, 261]
+    assert network.tokenizer.eos == 2
+
+
+def test_other_networks_have_no_gguf_file(folder, tmp_path, capsys):
+    target = tmp_path / "q.gguf"
+    (folder / "config.json").write_text(json.dumps(SIZES | {"model_type": "mamba"}))
+    error = said(capsys, "quantize", folder, target, "--format", "ggml_q8_0")
+    assert "the network is a 'mamba'" in error
+    (folder / "config.json").write_text(json.dumps(SIZES))
+    (folder / "tokenizer.json").unlink()
+    error = said(capsys, "quantize", folder, target, "--format", "ggml_q8_0")
+    assert "has no tokenizer" in error and not target.exists()
