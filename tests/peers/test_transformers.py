@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tokenizers
 import torch
 import transformers
 from safetensors.numpy import load_file
+from vocabularies import trained
 
 from wlab import pretrained
 from wlab.checkpoint import save_safetensors
@@ -97,27 +97,6 @@ def test_smollm2_taken_from_gguf_to_the_hubs_layout_says_the_same(tmp_path):
     assert network.tokenizer.decode([int(theirs[0, -1].argmax())]).strip() == "Paris"
 
 
-def byte_level_folder(folder: Path, config: LlamaConfig) -> tokenizers.Tokenizer:
-    """A vocabulary that cuts digits apart and begins texts with a token, as the hub has it."""
-    inner = tokenizers.Tokenizer(tokenizers.models.BPE())
-    steps = tokenizers.pre_tokenizers
-    inner.pre_tokenizer = steps.ByteLevel(add_prefix_space=False)
-    inner.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=config.vocab - 3,
-        initial_alphabet=steps.ByteLevel.alphabet(),
-        special_tokens=["<|begin|>", "<|end|>"],
-        show_progress=False,
-    )
-    inner.train_from_iterator(["the 1984 cats said: I've seen 20011 dogs, they'll go"] * 9, trainer)
-    digits = steps.Digits(individual_digits=True)
-    inner.pre_tokenizer = steps.Sequence([digits, steps.ByteLevel(add_prefix_space=False)])
-    inner.save(str(folder / "tokenizer.json"))
-    ends = {"bos_token": "<|begin|>", "eos_token": "<|end|>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(ends))
-    return inner
-
-
 @pytest.mark.parametrize("encoding", [None, "ggml_q8_0"])
 def test_a_folder_written_as_gguf_runs_in_transformers(tmp_path, encoding):
     config = LlamaConfig(
@@ -126,18 +105,21 @@ def test_a_folder_written_as_gguf_runs_in_transformers(tmp_path, encoding):
     model = llama(config, kernel_init=jax.nn.initializers.normal(0.1))
     params = model.init(jax.random.key(0))
     written(tmp_path, params, maps.llama_hub(config.layers, tied=False), llama_sizes(config))
-    inner = byte_level_folder(tmp_path, config)
+    inner = trained("smollm", size=config.vocab - 3)
+    inner.save(str(tmp_path / "tokenizer.json"))
+    ends = {"bos_token": "<|begin|>", "eos_token": "<|end|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(ends))
     argv = ["quantize", "--format", encoding] if encoding else ["convert"]
     assert main([*argv, str(tmp_path), str(tmp_path / "w.gguf")]) == 0
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="w.gguf")
     words = transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file="w.gguf")
     text = "the 1984 dogs they'll see 3 cats"
     tokens = inner.encode(text).ids
-    assert words(text)["input_ids"] == tokens and words.eos_token == "<|end|>"
+    assert words(text)["input_ids"] == tokens
     network = pretrained.from_gguf(tmp_path / "w.gguf")
     assert network.tokenizer.encode(text) == tokens
     with torch.no_grad():
-        said = theirs.float().eval()(input_ids=torch.tensor([tokens])).logits.numpy()
+        said = theirs.eval()(input_ids=torch.tensor([tokens])).logits.numpy()
     ours = network.model.apply(network.params, jnp.asarray([tokens]))
     np.testing.assert_allclose(ours, said, rtol=1e-4, atol=1e-4)
     dense = model.apply(params, jnp.asarray([tokens]))
