@@ -123,4 +123,4 @@ def test_a_folder_written_as_gguf_runs_in_transformers(tmp_path, encoding):
     ours = network.model.apply(network.params, jnp.asarray([tokens]))
     np.testing.assert_allclose(ours, said, rtol=1e-4, atol=1e-4)
     dense = model.apply(params, jnp.asarray([tokens]))
-    np.testing.assert_allclose(ours, dense, atol=0.05 if encoding else 1e-5)
+    np.testing.assert_allclose(ours, dense, atol=0.2 if encoding else 1e-5)
