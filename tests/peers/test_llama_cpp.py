@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+import transformers
 import xllamacpp
 from vocabularies import TEXTS, WAYS, trained
 
@@ -118,4 +120,62 @@ def test_llama_cpp_reads_a_folder_of_the_hub_that_was_converted(tmp_path, way):
             assert tokens_by_llama_cpp(ask, text) == inner.encode(text).ids, text
         tokens = inner.encode("".join(TEXTS)).ids
         prompts = [tokens[i : i + 5] for i in range(0, 40, 5)]
+        assert sum(check_what_comes_next(ask, network, each, many=400) for each in prompts) >= 3
+
+
+SMALL = {
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "vocab_size": 400,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+}
+ANGLES = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+KIN = {
+    "llama 3": transformers.LlamaConfig(**SMALL, rope_parameters=ANGLES),
+    "mistral": transformers.MistralConfig(**SMALL, sliding_window=None, head_dim=32),
+    "qwen2": transformers.Qwen2Config(**SMALL),
+    "qwen3": transformers.Qwen3Config(**SMALL, head_dim=32),
+}
+CLASSES = {
+    "llama": transformers.LlamaForCausalLM,
+    "mistral": transformers.MistralForCausalLM,
+    "qwen2": transformers.Qwen2ForCausalLM,
+    "qwen3": transformers.Qwen3ForCausalLM,
+}
+
+
+@pytest.mark.parametrize("kin", list(KIN))
+def test_networks_of_transformers_run_here_and_in_llama_cpp(tmp_path, kin):
+    config = KIN[kin]
+    torch.manual_seed(0)
+    theirs = CLASSES[config.model_type](config).eval()
+    with torch.no_grad():
+        for weight in theirs.parameters():
+            weight.normal_(0.1 if weight.ndim < 2 else 0.0, 0.15)
+    theirs.save_pretrained(tmp_path)
+    way = "qwen2" if kin.startswith("qwen") else "llama-bpe"
+    inner = trained(way, size=390)
+    inner.save(str(tmp_path / "tokenizer.json"))
+    tokens = inner.encode("".join(TEXTS)).ids[:120]
+    with torch.no_grad():
+        wanted = theirs(input_ids=torch.tensor([tokens])).logits.numpy()
+    network = pretrained.from_hub(tmp_path)
+    found = network.model.apply(network.params, jnp.asarray([tokens]))
+    np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-4)
+    assert main(["convert", str(tmp_path), str(tmp_path / "w.gguf")]) == 0
+    with served(tmp_path / "w.gguf") as ask:
+        for text in TEXTS:
+            assert tokens_by_llama_cpp(ask, text) == inner.encode(text).ids, text
+        prompts = [tokens[: 30 + i] for i in range(0, 90, 15)]  # far enough for the angles to tell
         assert sum(check_what_comes_next(ask, network, each, many=400) for each in prompts) >= 3

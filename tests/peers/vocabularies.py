@@ -5,20 +5,23 @@ from typing import Any
 import tokenizers
 from tokenizers import pre_tokenizers as cuts
 
-# In tokenizer.json files: GPT-2's, SmolLM's, LLaMA 3's.
-WAYS = {
+_PARTS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def _by_parts(digits: str) -> list[Any]:
+    parts = cuts.Split(tokenizers.Regex(_PARTS % digits), "isolated")
+    return [parts, cuts.ByteLevel(add_prefix_space=False, use_regex=False)]
+
+
+# In tokenizer.json files: GPT-2's, SmolLM's, LLaMA 3's, Qwen's.
+WAYS: dict[str, list[Any]] = {
     "gpt-2": [cuts.ByteLevel(add_prefix_space=False)],
     "smollm": [cuts.Digits(individual_digits=True), cuts.ByteLevel(add_prefix_space=False)],
-    "llama-bpe": [
-        cuts.Split(
-            tokenizers.Regex(
-                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-                r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-            ),
-            "isolated",
-        ),
-        cuts.ByteLevel(add_prefix_space=False, use_regex=False),
-    ],
+    "llama-bpe": _by_parts("{1,3}"),
+    "qwen2": _by_parts(""),
 }
 TEXTS = (
     "the 1984 cats said: I've seen 20011 dogs, they'LL go!!\n\n",

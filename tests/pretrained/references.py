@@ -1,6 +1,6 @@
 """Forward passes in NumPy, straight from the arrays of a file under the file's own names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 from scipy.special import erf
@@ -52,11 +52,17 @@ def llama(
     heads: int,
     interleaved: bool,
     base: float = 10_000.0,
+    slower: np.ndarray | float = 1.0,
+    more: Collection[str] = (),
 ) -> np.ndarray:
-    """The logits of one sequence; `weight(role, layer)` reads an array, kernels as (out, in)."""
+    """The logits of one sequence; `weight(role, layer)` reads an array, kernels as (out, in).
+
+    `more` has the roles of biases and norms, as `q_bias` and `k_norm`, if the network has them.
+    """
     x = weight("embed", 0)[tokens]
-    size = x.shape[1] // heads
-    angle = np.outer(np.arange(len(x)), base ** (-np.arange(0, size, 2) / size))[:, None]
+    size = len(weight("q", 0)) // heads
+    turns = base ** (-np.arange(0, size, 2) / size) / slower
+    angle = np.outer(np.arange(len(x)), turns)[:, None]
 
     def norm(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * scale
@@ -70,11 +76,18 @@ def llama(
     future = np.triu(np.full((len(x), len(x)), -np.inf), 1)
     for i in range(layers):
         h = norm(x, weight("norm_1", i))
-        q, k, v = ((h @ weight(n, i).T).reshape(len(x), -1, size) for n in "qkv")
+        q, k, v = (
+            (h @ weight(n, i).T + (weight(f"{n}_bias", i) if f"{n}_bias" in more else 0)).reshape(
+                len(x), -1, size
+            )
+            for n in "qkv"
+        )
+        if "q_norm" in more:
+            q, k = norm(q, weight("q_norm", i)), norm(k, weight("k_norm", i))
         q, k = turned(q), turned(k)
         k, v = (np.repeat(y, heads // y.shape[1], axis=1) for y in (k, v))
         mixed = softmax(np.einsum("qhd,khd->hqk", q, k) / np.sqrt(size) + future)
-        x = x + np.einsum("hqk,khd->qhd", mixed, v).reshape(x.shape) @ weight("o", i).T
+        x = x + np.einsum("hqk,khd->qhd", mixed, v).reshape(len(x), -1) @ weight("o", i).T
         h = norm(x, weight("norm_2", i))
         gate = h @ weight("gate", i).T
         x = x + (gate / (1 + np.exp(-gate)) * (h @ weight("up", i).T)) @ weight("down", i).T

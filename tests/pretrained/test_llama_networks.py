@@ -15,21 +15,21 @@ from wlab.checkpoint import open_source, save_safetensors
 from wlab.models import LlamaConfig, empty_cache, generate, llama
 from wlab.pretrained import from_hub, load, maps
 
-CONFIG = LlamaConfig(layers=2, width=12, heads=6, kv_heads=3, ffn=20, vocab=17, context=8)
+CONFIG = LlamaConfig(layers=2, width=24, heads=6, kv_heads=3, ffn=20, vocab=17, context=8)
 TOKENS = np.array([3, 1, 4, 1, 5])
 SHAPES = {
-    "embed": (17, 12),
-    "norm_1": (12,),
-    "norm_2": (12,),
-    "q": (12, 12),
-    "k": (6, 12),
-    "v": (6, 12),
-    "o": (12, 12),
-    "gate": (20, 12),
-    "up": (20, 12),
-    "down": (12, 20),
-    "norm": (12,),
-    "head": (17, 12),
+    "embed": (17, 24),
+    "norm_1": (24,),
+    "norm_2": (24,),
+    "q": (24, 24),
+    "k": (12, 24),
+    "v": (12, 24),
+    "o": (24, 24),
+    "gate": (20, 24),
+    "up": (20, 24),
+    "down": (24, 20),
+    "norm": (24,),
+    "head": (17, 24),
 }
 # The names of each file, written down by hand.
 HUB = {
@@ -122,7 +122,7 @@ def config_json(**changes: object) -> str:
     sizes = {
         "model_type": "llama",
         "num_hidden_layers": 2,
-        "hidden_size": 12,
+        "hidden_size": 24,
         "num_attention_heads": 6,
         "num_key_value_heads": 3,
         "intermediate_size": 20,

@@ -91,7 +91,7 @@ def llama_arrays(*, vocab: int, tied: bool) -> dict[str, np.ndarray]:
     arrays = random_arrays(HUB, tied=tied)
     rng = np.random.default_rng(1)
     for role in ("embed",) if tied else ("embed", "head"):
-        arrays[HUB[role]] = rng.normal(0.1, 0.4, (vocab, 12)).astype(np.float32)
+        arrays[HUB[role]] = rng.normal(0.1, 0.4, (vocab, 24)).astype(np.float32)
     return arrays
 
 
@@ -216,9 +216,9 @@ def network(config: object, words: text.Tokenizer | None = None) -> Network:
 def test_what_no_gguf_file_can_say_is_refused(tmp_path):
     (tmp_path / "t.json").write_text(pieces_json())
     words = text.from_hub(tmp_path / "t.json")
-    with pytest.raises(ValueError, match="not a TransformerConfig"):
+    with pytest.raises(ValueError, match="no name for a TransformerConfig"):
         to_gguf(network(TransformerConfig(layers=1, width=8, heads=2, vocab=9, context=4)))
-    with pytest.raises(ValueError, match="rotary pairs are halves"):
+    with pytest.raises(ValueError, match="rotary pairs as halves"):
         to_gguf(network(LlamaConfig(**{**vars(CONFIG), "rotary": "interleaved"})))
     with pytest.raises(ValueError, match="no tokenizer"):
         to_gguf(network(CONFIG))
@@ -243,7 +243,7 @@ def test_a_file_that_says_what_llama_lacks_is_refused(tmp_path):
     folder = folder_of(tmp_path, llama_arrays(vocab=300, tied=True), pieces_json(), vocab_size=300)
     arrays, metadata = to_gguf(from_hub(folder))
     for key, value, said in (
-        ("llama.rope.dimension_count", 1, "dimension_count is 1; llama.. knows 2"),
+        ("llama.rope.dimension_count", 1, "dimension_count is 1; llama.. knows 4"),
         ("llama.rope.scaling.type", "linear", "scaling.type is 'linear'"),
     ):
         save_gguf(tmp_path / "w.gguf", arrays, metadata=metadata | {key: value})

@@ -65,9 +65,10 @@ def _in_ggml_names(args: argparse.Namespace) -> Source:
 def _is_llama(path: Path) -> bool:
     """Whether it is a folder of the hub with a network that GGUF files can hold."""
     from wlab.checkpoint.formats.json_text import json_object
+    from wlab.pretrained.networks.hub_llama import FAMILIES
 
     sizes = path / "config.json"
-    return sizes.is_file() and json_object(sizes).get("model_type") == "llama"
+    return sizes.is_file() and json_object(sizes).get("model_type") in FAMILIES
 
 
 def _as_tree(path: Path) -> dict[str, Lazy]:

@@ -56,7 +56,16 @@ def arrays(
             lazy = _blocks(name, array, choices[name], made[name], rows[name])
         written[names[name]] = lazy
         found[name]["disk"] = lazy.nbytes
-    return written, _metadata(source, choices)
+    return written | _angles(source.network), _metadata(source, choices)
+
+
+def _angles(network: Any) -> dict[str, Lazy]:
+    """What a file says of rotary angles by an array, which is no leaf."""
+    from wlab.pretrained import export
+
+    if network is None:
+        return {}
+    return export(network.params, network.name_map, names=list(network.name_map.constants))
 
 
 def _blocks(

@@ -54,18 +54,13 @@ class Sizes(Protocol):
         ...
 
     @property
-    def width(self) -> int:
-        """Size of the residual stream."""
-        ...
-
-    @property
-    def heads(self) -> int:
-        """Query heads."""
-        ...
-
-    @property
     def kv_heads(self) -> int:
         """Key and value heads."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Entries of a key or value."""
         ...
 
     @property
@@ -105,8 +100,7 @@ def empty_cache(
         Sheng et al. 2023 (arXiv:2303.06865), §5: keys and values in 4 bits by groups; Liu et al.
         2024 (arXiv:2402.02750), §3: what rounding each token's costs keys and values.
     """
-    size = config.width // config.heads
-    shape = (config.layers, batch, length or config.context, config.kv_heads, size)
+    shape = (config.layers, batch, length or config.context, config.kv_heads, config.size)
     pads = jnp.zeros(batch, jnp.int32) if pads is None else pads
     k, v = (empty_entries(shape, dtype, format) for _ in "kv")
     return Cache(k, v, jnp.int32(0), pads)

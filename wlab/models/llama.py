@@ -1,5 +1,6 @@
 """A decoder in the manner of LLaMA: rotary positions, grouped queries, gated units, a cache."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import overload
@@ -22,7 +23,7 @@ class LlamaConfig:
     Attributes:
         layers: Number of blocks.
         width: Size of the residual stream.
-        heads: Query heads; divides `width`.
+        heads: Query heads; divides `width`, unless `head_size` is given.
         kv_heads: Key and value heads; divides `heads`.
         ffn: Hidden units of the gated part.
         vocab: Number of tokens.
@@ -31,6 +32,10 @@ class LlamaConfig:
         epsilon: Added to the mean square in the norms.
         tied: Whether the head is the embedding; else it is stored apart.
         rotary: Which entries of queries and keys are turned together.
+        head_size: Entries of a query, key or value; 0 stands for `width` / `heads`.
+        rope_factors: What the rotary angles are divided by, one for each pair; empty for nothing.
+        qkv_bias: Whether queries, keys and values have biases, as Qwen2's.
+        qk_norm: Whether each query and key is normed before it is turned, as Qwen3's.
     """
 
     layers: int
@@ -44,29 +49,49 @@ class LlamaConfig:
     epsilon: float = 1e-5
     tied: bool = True
     rotary: Layout = "halves"
+    head_size: int = 0
+    rope_factors: tuple[float, ...] = ()
+    qkv_bias: bool = False
+    qk_norm: bool = False
 
     def __post_init__(self) -> None:
         refuse_layout(self.rotary)
         for name, of in (("heads", "width"), ("kv_heads", "heads")):
             part, whole = getattr(self, name), getattr(self, of)
-            if whole % part:
+            if whole % part and not (name == "heads" and self.head_size):
                 raise ValueError(f"{of} ({whole}) must be a multiple of {name} ({part}).")
+        if len(self.rope_factors) not in (0, self.size // 2):
+            raise ValueError(
+                f"rope_factors has {len(self.rope_factors)} numbers, a head has {self.size // 2} "
+                "pairs."
+            )
+
+    @property
+    def size(self) -> int:
+        """Entries of a query, key or value."""
+        return self.head_size or self.width // self.heads
 
 
 class _Attention(nnx.Module):
-    def __init__(self, config: LlamaConfig, *, linear: Linear):
-        size = config.width // config.heads
-        self.q = linear(config.width, config.heads * size)
-        self.k = linear(config.width, config.kv_heads * size)
-        self.v = linear(config.width, config.kv_heads * size)
+    def __init__(self, config: LlamaConfig, *, linear: Callable[..., nnx.Linear]):
+        size, of_three = config.size, partial(linear, use_bias=config.qkv_bias)
+        self.q = of_three(config.width, config.heads * size)
+        self.k = of_three(config.width, config.kv_heads * size)
+        self.v = of_three(config.width, config.kv_heads * size)
         self.o = linear(config.heads * size, config.width)
+        if config.qk_norm:
+            self.q_norm, self.k_norm = (RMSNorm(size, epsilon=config.epsilon) for _ in "qk")
         self.size = size
-        self.turn = partial(rotate, base=config.rope_base, layout=config.rotary)
+        self.turn = partial(
+            rotate, base=config.rope_base, layout=config.rotary, factors=config.rope_factors
+        )
 
     def __call__(self, x: Array, view: View, past: Past | None) -> tuple[Array, Kept]:
         q, k, v = (
             layer(x).reshape(*x.shape[:2], -1, self.size) for layer in (self.q, self.k, self.v)
         )
+        if hasattr(self, "q_norm"):
+            q, k = self.q_norm(q), self.k_norm(k)
         q, k = self.turn(q, view.places), self.turn(k, view.places)
         k, v, kept = extended(past, k, v)
         return self.o(attend(q, k, v, view.seen).reshape(*x.shape[:2], -1)), kept
@@ -133,6 +158,7 @@ def llama(config: LlamaConfig, *, kernel_init: Initializer = normal(0.02)) -> Mo
 
     Reference:
         Touvron et al. 2023 (arXiv:2302.13971), §2.2; Ainslie et al. 2023 (arXiv:2305.13245):
-        grouped queries; Shazeer 2020 (arXiv:2002.05202), eq. 6: gated units.
+        grouped queries; Shazeer 2020 (arXiv:2002.05202), eq. 6: gated units; Yang et al. 2024
+        (arXiv:2407.10671), §2.2: biases; Yang et al. 2025 (arXiv:2505.09388), §2: norms.
     """
     return from_nnx(lambda rngs: Llama(config, kernel_init=kernel_init, rngs=rngs))

@@ -1,5 +1,6 @@
 """Rotary positions: queries and keys turned by angles that grow with their place."""
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ def rotate(
     *,
     base: float,
     layout: Layout,
+    factors: Sequence[float] = (),
 ) -> Float[Array, "batch time heads size"]:
     r"""Turns the pair $j$ of each head by $\mathrm{place} \cdot \mathrm{base}^{-2j/\mathrm{size}}$.
 
@@ -29,12 +31,16 @@ def rotate(
         base: How slowly the last pair turns; 10,000 in the paper.
         layout: Which entries make a pair: $j$ and $j + \mathrm{size}/2$ (`halves`) or $2j$ and
             $2j + 1$ (`interleaved`).
+        factors: What the angle of each pair is divided by, for a longer context; empty for nothing.
 
     Reference:
-        Su et al. 2021 (arXiv:2104.09864), eq. 15 and 34.
+        Su et al. 2021 (arXiv:2104.09864), eq. 15 and 34; Chen et al. 2023 (arXiv:2306.15595),
+        eq. 4: angles divided.
     """
     size = x.shape[-1]
     turns = jnp.float32(base) ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+    if factors:
+        turns = turns / jnp.asarray(factors, jnp.float32)
     angles = (places[..., None].astype(jnp.float32) * turns[None, None])[:, :, None]
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     wide = x.astype(jnp.float32)

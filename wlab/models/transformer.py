@@ -60,6 +60,11 @@ class TransformerConfig:
         """Key and value heads: each query head has its own."""
         return self.heads
 
+    @property
+    def size(self) -> int:
+        """Entries of a key or value."""
+        return self.width // self.heads
+
 
 class Decoder(nnx.Module):
     """Tokens to the logits of each next token."""

@@ -1,6 +1,8 @@
-"""LLaMA decoders in three spellings, into `wlab.models.llama`."""
+"""LLaMA decoders and their kin in three spellings, into `wlab.models.llama`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
 
 from wlab.pretrained.name_map import Move, NameMap, for_layers, move
 from wlab.pretrained.ops import Halves, Op, Transpose, Unstack
@@ -35,12 +37,15 @@ _LLAMA2C = {
 _SEEN = "tests/pretrained/test_llama_networks.py: outputs of an independent forward pass"
 
 
-def llama_hub(layers: int, *, tied: bool) -> NameMap:
-    """`LlamaForCausalLM` of the hub: kernels (out, in), rotary pairs as halves."""
+def llama_hub(layers: int, *, tied: bool, qkv_bias: bool = False, qk_norm: bool = False) -> NameMap:
+    """`LlamaForCausalLM` of the hub: kernels (out, in), rotary pairs as halves.
+
+    Mistral's names are the same, Qwen2's have biases, Qwen3's norms of queries and keys.
+    """
     return NameMap(
         (
             move("model.embed_tokens.weight", "embed/embedding"),
-            *for_layers(layers, _hub_block()),
+            *for_layers(layers, _hub_block(qkv_bias=qkv_bias, qk_norm=qk_norm)),
             move("model.norm.weight", "norm/scale"),
             *([] if tied else [move("lm_head.weight", "head/kernel", Transpose())]),
         ),
@@ -49,15 +54,32 @@ def llama_hub(layers: int, *, tied: bool) -> NameMap:
     )
 
 
-def llama_gguf(layers: int, *, heads: int, kv_heads: int, tied: bool) -> NameMap:
-    """GGUF files: kernels (out, in), q and k reordered for interleaved rotary pairs."""
+def llama_gguf(
+    layers: int,
+    *,
+    heads: int,
+    kv_heads: int,
+    tied: bool,
+    interleaved: bool = True,
+    qkv_bias: bool = False,
+    qk_norm: bool = False,
+    rope_factors: Sequence[float] = (),
+) -> NameMap:
+    """GGUF files: kernels (out, in), q and k reordered for rotary pairs that are interleaved.
+
+    Those of Qwen are as the hub has them.
+    """
+    reordered = _reordered(heads, kv_heads) if interleaved else {}
+    block = _gguf_block(reordered, qkv_bias=qkv_bias, qk_norm=qk_norm)
+    factors = {"rope_freqs.weight": np.asarray(rope_factors, np.float32)} if rope_factors else {}
     return NameMap(
         (
             move("token_embd.weight", "embed/embedding"),
-            *for_layers(layers, _gguf_block(heads, kv_heads)),
+            *for_layers(layers, block),
             move("output_norm.weight", "norm/scale"),
             *([] if tied else [move("output.weight", "head/kernel", Transpose())]),
         ),
+        constants=factors,
         ties={"output.weight": "token_embd.weight"} if tied else {},
         verified=_SEEN,
     )
@@ -80,20 +102,30 @@ def llama2c(layers: int, *, heads: int, kv_heads: int, tied: bool) -> NameMap:
     )
 
 
-def _hub_block() -> Iterator[Move]:
+def _hub_block(*, qkv_bias: bool, qk_norm: bool) -> Iterator[Move]:
     theirs, ours = "model.layers.{i}", "block_{i}"
+    for name in "qkv" if qkv_bias else "":
+        yield move(f"{theirs}.self_attn.{name}_proj.bias", f"{ours}/attn/{name}/bias")
+    for name in "qk" if qk_norm else "":
+        yield move(f"{theirs}.self_attn.{name}_norm.weight", f"{ours}/attn/{name}_norm/scale")
     yield move(f"{theirs}.input_layernorm.weight", f"{ours}/norm_1/scale")
     yield move(f"{theirs}.post_attention_layernorm.weight", f"{ours}/norm_2/scale")
     for path, name in _HUB.items():
         yield move(f"{theirs}.{name}.weight", f"{ours}/{path}/kernel", Transpose())
 
 
-def _gguf_block(heads: int, kv_heads: int) -> Iterator[Move]:
+def _gguf_block(
+    reordered: Mapping[str, tuple[Op, ...]], *, qkv_bias: bool, qk_norm: bool
+) -> Iterator[Move]:
     theirs, ours = "blk.{i}", "block_{i}"
+    for name in "qkv" if qkv_bias else "":
+        yield move(f"{theirs}.attn_{name}.bias", f"{ours}/attn/{name}/bias")
+    for name in "qk" if qk_norm else "":
+        yield move(f"{theirs}.attn_{name}_norm.weight", f"{ours}/attn/{name}_norm/scale")
     yield move(f"{theirs}.attn_norm.weight", f"{ours}/norm_1/scale")
     yield move(f"{theirs}.ffn_norm.weight", f"{ours}/norm_2/scale")
     for path, name in _GGUF.items():
-        ops = (*_reordered(path, heads, kv_heads), Transpose())
+        ops = (*reordered.get(path, ()), Transpose())
         yield move(f"{theirs}.{name}.weight", f"{ours}/{path}/kernel", *ops)
 
 
@@ -103,10 +135,12 @@ def _stacked(layers: int, heads: int, kv_heads: int) -> Iterator[Move]:
 
     yield move("rms_att_weight", each("norm_1/scale"), Unstack())
     yield move("rms_ffn_weight", each("norm_2/scale"), Unstack())
+    reordered = _reordered(heads, kv_heads)
     for path, name in _LLAMA2C.items():
-        ops = (Unstack(), *_reordered(path, heads, kv_heads), Transpose())
+        ops = (Unstack(), *reordered.get(path, ()), Transpose())
         yield move(name, each(f"{path}/kernel"), *ops)
 
 
-def _reordered(path: str, heads: int, kv_heads: int) -> tuple[Op, ...]:
-    return {"attn/q": (Halves(heads),), "attn/k": (Halves(kv_heads),)}.get(path, ())
+def _reordered(heads: int, kv_heads: int) -> dict[str, tuple[Op, ...]]:
+    """The kernels whose rows stand as interleaved rotary pairs."""
+    return {"attn/q": (Halves(heads),), "attn/k": (Halves(kv_heads),)}

@@ -1,9 +1,9 @@
-"""A GGUF file of the LLaMA family: sizes, weights and vocabulary in one, out of it and into it."""
+"""A GGUF file of LLaMA and its kin: sizes, weights and vocabulary in one, out of it and into it."""
 
 from pathlib import Path
 from typing import Any
 
-from wlab.checkpoint import Lazy, open_source
+from wlab.checkpoint import Lazy, Source, open_source
 from wlab.models import LlamaConfig, llama
 from wlab.pretrained import maps, text
 from wlab.pretrained.exporting import export
@@ -11,17 +11,25 @@ from wlab.pretrained.name_map import NameMap
 from wlab.pretrained.networks.network import Network, filled
 
 _SIZES = {
-    "layers": "llama.block_count",
-    "width": "llama.embedding_length",
-    "heads": "llama.attention.head_count",
-    "kv_heads": "llama.attention.head_count_kv",
-    "ffn": "llama.feed_forward_length",
-    "context": "llama.context_length",
-    "rope_base": "llama.rope.freq_base",
-    "epsilon": "llama.attention.layer_norm_rms_epsilon",
+    "layers": "block_count",
+    "width": "embedding_length",
+    "heads": "attention.head_count",
+    "kv_heads": "attention.head_count_kv",
+    "ffn": "feed_forward_length",
+    "context": "context_length",
+    "rope_base": "rope.freq_base",
+    "epsilon": "attention.layer_norm_rms_epsilon",
 }
-_TURNED = "llama.rope.dimension_count"  # entries of a head
-_SCALING = "llama.rope.scaling.type"
+_HEAD = ("attention.key_length", "attention.value_length")  # entries, where width does not tell
+_TURNED = "rope.dimension_count"  # entries of a head that are
+_FACTORS = "rope_freqs.weight"  # what their angles are divided by
+_FAMILIES: dict[
+    str, dict[str, Any]
+] = {  # what llama.cpp calls them: biases of q, k and v; norms of q and k
+    "llama": {"qkv_bias": False, "qk_norm": False},
+    "qwen2": {"qkv_bias": True, "qk_norm": False},
+    "qwen3": {"qkv_bias": False, "qk_norm": True},
+}
 _FILE_TYPES = {"float32": 0, "float16": 1, "bfloat16": 32}  # llama.cpp's, of most arrays
 
 
@@ -37,7 +45,7 @@ def from_gguf(path: str | Path, *, dtype: Any = None, **options: Any) -> Network
         ValueError: If it is no LLaMA, or file and network do not fit.
     """
     source = open_source(path)
-    config = _config(source.metadata, tied="output.weight" not in source.arrays)
+    config = _config(source)
     words = text.from_gguf(source.metadata)
     model, name_map = llama(config), gguf_map(config)
     return filled(model, config, source, name_map, tokenizer=words, dtype=dtype, **options)
@@ -46,7 +54,7 @@ def from_gguf(path: str | Path, *, dtype: Any = None, **options: Any) -> Network
 def to_gguf(
     network: Network, *, dtype: str | None = None
 ) -> tuple[dict[str, Lazy], dict[str, Any]]:
-    """What llama.cpp reads a decoder of the LLaMA family from: arrays and metadata.
+    """What llama.cpp reads a decoder of LLaMA's kin from: arrays and metadata.
 
     `wlab.checkpoint.save_gguf(path, arrays, metadata=metadata)` reads, turns and writes one leaf at
     a time.
@@ -62,7 +70,9 @@ def to_gguf(
         ValueError: If the network is of another family or has no tokenizer, or llama.cpp has no
             name for how its vocabulary cuts texts.
     """
-    arrays = export(network.params, gguf_map(network.config))
+    name_map = gguf_map(network.config)
+    names = [*name_map.theirs, *name_map.constants]
+    arrays = export(network.params, name_map, names=names)
     made = {
         name: array.astype("float32" if len(array.shape) < 2 else dtype or array.dtype)
         for name, array in arrays.items()
@@ -75,15 +85,17 @@ def gguf_map(config: Any) -> NameMap:
     """How GGUF files name the leaves of a decoder.
 
     Raises:
-        ValueError: If it is none of the LLaMA family.
+        ValueError: If it is none of LLaMA's kin.
     """
-    if not isinstance(config, LlamaConfig) or config.rotary != "halves":
-        kind = type(config).__name__
-        raise ValueError(
-            f"to_gguf: a GGUF file takes a LLaMA whose rotary pairs are halves, not a {kind}."
-        )
     return maps.llama_gguf(
-        config.layers, heads=config.heads, kv_heads=config.kv_heads, tied=config.tied
+        config.layers,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        tied=config.tied,
+        interleaved=_family(config) == "llama",
+        qkv_bias=config.qkv_bias,
+        qk_norm=config.qk_norm,
+        rope_factors=config.rope_factors,
     )
 
 
@@ -94,33 +106,61 @@ def gguf_metadata(network: Network) -> dict[str, Any]:
         ValueError: As `to_gguf`.
     """
     config, words = network.config, network.tokenizer
-    gguf_map(config)
+    family = _family(config)
     if words is None:
-        raise ValueError(
-            "to_gguf: the network has no tokenizer, and llama.cpp reads none elsewhere."
-        )
+        raise ValueError("to_gguf: the network has no tokenizer, which a GGUF file holds.")
+    heads = dict.fromkeys(_HEAD, config.size) if config.head_size else {}
+    sizes = {key: getattr(config, name) for name, key in _SIZES.items()} | heads
     return {
-        "general.architecture": "llama",
-        **{key: getattr(config, name) for name, key in _SIZES.items()},
-        "llama.vocab_size": config.vocab,
-        _TURNED: config.width // config.heads,
+        "general.architecture": family,
+        **{f"{family}.{key}": value for key, value in sizes.items()},
+        f"{family}.vocab_size": config.vocab,
+        f"{family}.{_TURNED}": config.size,
         **text.to_gguf(words, size=config.vocab),
     }
 
 
-def _config(metadata: Any, *, tied: bool) -> LlamaConfig:
-    family = metadata.get("general.architecture")
-    if family != "llama":
-        raise ValueError(f"from_gguf: the network is a {family!r}, wlab knows 'llama'.")
-    found: dict[str, Any] = {"llama.rope.freq_base": 10_000.0} | dict(metadata)
-    found.setdefault(_SIZES["kv_heads"], found.get(_SIZES["heads"]))
+def _family(config: Any) -> str:
+    """What llama.cpp calls the architecture."""
+    if isinstance(config, LlamaConfig) and config.rotary == "halves":
+        for family, parts in _FAMILIES.items():
+            if all(getattr(config, name) == has for name, has in parts.items()):
+                return family
+    raise ValueError(
+        f"to_gguf: llama.cpp has no name for a {type(config).__name__} of this kind; wlab knows "
+        f"{', '.join(_FAMILIES)}, their rotary pairs as halves."
+    )
+
+
+def _config(source: Source) -> LlamaConfig:
+    """The sizes that the metadata states, and angles that an array does."""
+    family = source.metadata.get("general.architecture")
+    if family not in _FAMILIES:
+        raise ValueError(
+            f"from_gguf: the network is a {family!r}, wlab knows {', '.join(_FAMILIES)}."
+        )
+    said = {
+        key.removeprefix(f"{family}."): value
+        for key, value in source.metadata.items()
+        if key.startswith(f"{family}.")
+    }
+    said = {"rope.freq_base": 10_000.0, _SIZES["kv_heads"]: said.get(_SIZES["heads"])} | said
     try:
-        sizes = {name: found[key] for name, key in _SIZES.items()}
-        config = LlamaConfig(**sizes, vocab=len(found["tokenizer.ggml.tokens"]), tied=tied)
+        sizes = {name: said[key] for name, key in _SIZES.items()}
+        vocab = len(source.metadata["tokenizer.ggml.tokens"])
     except KeyError as error:
-        raise ValueError(f"from_gguf: the metadata lacks {error}.") from None
-    whole = config.width // config.heads
-    for key, known in ((_TURNED, whole), (_SCALING, "none")):
-        if metadata.get(key, known) != known:
-            raise ValueError(f"from_gguf: {key} is {metadata[key]!r}; llama() knows {known!r}.")
-    return config
+        raise ValueError(f"from_gguf: the metadata of this {family} lacks {error}.") from None
+    usual = sizes["width"] // sizes["heads"]
+    size = said.get(_HEAD[0], usual)
+    for key, known in ((_HEAD[1], size), (_TURNED, size), ("rope.scaling.type", "none")):
+        if said.get(key, known) != known:
+            raise ValueError(f"from_gguf: {key} is {said[key]!r}; llama() knows {known!r}.")
+    slower = source.arrays[_FACTORS].read().tolist() if _FACTORS in source.arrays else ()
+    return LlamaConfig(
+        **sizes,
+        vocab=vocab,
+        tied="output.weight" not in source.arrays,
+        head_size=0 if size == usual else size,
+        rope_factors=tuple(slower),
+        **_FAMILIES[family],
+    )

@@ -10,7 +10,7 @@ from wlab.checkpoint.formats.json_text import json_object
 from wlab.models import CLIPConfig, Model, ViTConfig
 from wlab.pretrained import text
 from wlab.pretrained.name_map import NameMap
-from wlab.pretrained.networks import hub_images, hub_text
+from wlab.pretrained.networks import hub_images, hub_llama, hub_text
 from wlab.pretrained.networks.network import Network, filled
 from wlab.pretrained.networks.pictures import pictures
 
@@ -18,7 +18,9 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 
 
 def from_hub(folder: str | Path, *, dtype: Any = None, **options: Any) -> Network:
-    """The network in a folder of the hub: ALBERT, BERT, CLIP, GPT-2, LLaMA, T5 or ViT.
+    """The network in a folder of the hub.
+
+    ALBERT, BERT, CLIP, GPT-2, LLaMA, Mistral, Qwen2, Qwen3, T5 or ViT.
 
     Args:
         folder: With `config.json` and the weights; `tokenizer.json`, or `vocab.json` with
@@ -87,7 +89,7 @@ _FAMILIES: dict[str, Callable[[dict[str, Any], Source], tuple[Any, Model, NameMa
     "bert": hub_text.bert,
     "clip": hub_images.clip,
     "gpt2": hub_text.gpt2,
-    "llama": hub_text.llama,
+    **dict.fromkeys(hub_llama.FAMILIES, hub_llama.llama),
     "t5": hub_text.t5,
     "vit": hub_images.vit,
 }

@@ -5,19 +5,16 @@ from typing import Any
 from wlab.checkpoint import Source
 from wlab.models import (
     EncoderConfig,
-    LlamaConfig,
     Model,
     T5Config,
     TransformerConfig,
     encoder,
     transformer,
 )
-from wlab.models import llama as llama_model
 from wlab.models import t5 as t5_model
 from wlab.pretrained.maps.albert import albert as albert_map
 from wlab.pretrained.maps.bert import bert as bert_map
 from wlab.pretrained.maps.gpt2 import gpt2 as gpt2_map
-from wlab.pretrained.maps.llama import llama_hub as llama_map
 from wlab.pretrained.maps.t5 import t5 as t5_map
 from wlab.pretrained.name_map import NameMap, prefixed
 from wlab.pretrained.networks.hub_words import hub_activation, refuse_other
@@ -99,33 +96,6 @@ def bert(sizes: dict[str, Any], source: Source) -> tuple[EncoderConfig, Model, N
     if all(name.startswith("bert.") for name in source.arrays):
         name_map = prefixed(name_map, "bert.")
     return config, encoder(config), name_map
-
-
-def llama(sizes: dict[str, Any], source: Source) -> tuple[LlamaConfig, Model, NameMap]:
-    """LLaMA, from a `LlamaForCausalLM`.
-
-    Raises:
-        ValueError: If `config.json` asks for what `llama()` lacks, as scaled rotary angles.
-    """
-    del source
-    refuse_other(sizes, "hidden_act", known="silu")
-    rope = sizes.get("rope_parameters") or {}
-    config = LlamaConfig(
-        layers=sizes["num_hidden_layers"],
-        width=sizes["hidden_size"],
-        heads=sizes["num_attention_heads"],
-        kv_heads=sizes.get("num_key_value_heads", sizes["num_attention_heads"]),
-        ffn=sizes["intermediate_size"],
-        vocab=sizes["vocab_size"],
-        context=sizes["max_position_embeddings"],
-        rope_base=float(sizes.get("rope_theta") or rope.get("rope_theta") or 10_000.0),
-        epsilon=sizes["rms_norm_eps"],
-        tied=sizes.get("tie_word_embeddings", False),
-    )
-    for name in ("attention_bias", "mlp_bias", "rope_scaling"):
-        if sizes.get(name):
-            raise ValueError(f"config.json asks for {name}={sizes[name]!r}, which llama() lacks.")
-    return config, llama_model(config), llama_map(config.layers, tied=config.tied)
 
 
 def t5(sizes: dict[str, Any], source: Source) -> tuple[T5Config, Model, NameMap]:
