@@ -167,6 +167,20 @@ def test_matrices_take_another_dtype_and_vectors_stay_float32(tmp_path):
             ],
             {"ignore_merges": True},
         ),
+        (
+            "qwen2",
+            [
+                tokenizers.pre_tokenizers.Split(
+                    tokenizers.Regex(
+                        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+                        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+                    ),
+                    "isolated",
+                ),
+                byte_level(use_regex=False),
+            ],
+            {},
+        ),
     ],
 )
 def test_how_texts_are_cut_is_found_out_and_read_back(name, steps, options):
