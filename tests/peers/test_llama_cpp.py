@@ -23,6 +23,16 @@ from wlab.models import LlamaConfig, llama
 from wlab.pretrained import export, from_gguf, maps, to_gguf
 
 STORY = "Once upon a time"
+SMALL = {
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "vocab_size": 400,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+}
 
 
 @contextmanager
@@ -96,18 +106,7 @@ def test_llama_cpp_reads_a_folder_of_the_hub_that_was_converted(tmp_path, way):
     params = model.init(jax.random.key(0))
     arrays = export(params, maps.llama_hub(config.layers, tied=False))
     save_safetensors(tmp_path / "model.safetensors", arrays)
-    sizes = {
-        "model_type": "llama",
-        "num_hidden_layers": 2,
-        "hidden_size": 64,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 96,
-        "vocab_size": 400,
-        "max_position_embeddings": 256,
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": False,
-    }
+    sizes = SMALL | {"model_type": "llama", "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
     (tmp_path / "config.json").write_text(json.dumps(sizes))
     inner = trained(way, size=390)
     inner.save(str(tmp_path / "tokenizer.json"))
@@ -123,16 +122,6 @@ def test_llama_cpp_reads_a_folder_of_the_hub_that_was_converted(tmp_path, way):
         assert sum(check_what_comes_next(ask, network, each, many=400) for each in prompts) >= 3
 
 
-SMALL = {
-    "num_hidden_layers": 2,
-    "hidden_size": 64,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 96,
-    "vocab_size": 400,
-    "max_position_embeddings": 256,
-    "tie_word_embeddings": True,
-}
 ANGLES = {
     "rope_type": "llama3",
     "rope_theta": 500.0,

@@ -259,15 +259,31 @@ def test_a_file_that_says_what_llama_lacks_is_refused(tmp_path):
     for key, value, said in (
         ("llama.rope.dimension_count", 1, "dimension_count is 1; llama.. knows 4"),
         ("llama.rope.scaling.type", "linear", "scaling.type is 'linear'"),
+        ("llama.attention.head_count", 0, "head_count is 0, not a size"),
+        ("llama.attention.head_count_kv", [3, 3], r"head_count_kv is \[3, 3\], not a size"),
     ):
         save_gguf(tmp_path / "w.gguf", arrays, metadata=metadata | {key: value})
         with pytest.raises(ValueError, match=said):
             from_gguf(tmp_path / "w.gguf")
-    with pytest.raises(ValueError, match="cuts texts as 'dbrx'"):
-        text.from_gguf(
-            {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "dbrx"}
-            | {"tokenizer.ggml.tokens": ["a"], "tokenizer.ggml.merges": []}
-        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "said"),
+    [
+        ("gpt2", {"pre": "dbrx"}, "cuts texts as 'dbrx'"),
+        ("gpt2", {"merges": None}, "lacks the list 'tokenizer.ggml.merges'"),
+        ("gpt2", {"merges": ["a c"]}, "'a c' does not join two tokens"),
+        ("gpt2", {"merges": ["a"]}, "'a' does not join two tokens"),
+        ("llama", {"tokens": None}, "lacks the list 'tokenizer.ggml.tokens'"),
+        ("llama", {"scores": [0.0]}, "2 tokens, but 1 scores"),
+        ("bert", {}, "unknown kind 'bert'"),
+    ],
+)
+def test_a_damaged_vocabulary_is_refused(kind, changes, said):
+    sound = {"model": kind, "tokens": ["a", "b"], "merges": [], "scores": [0.0, 0.0]}
+    metadata = {f"tokenizer.ggml.{key}": value for key, value in (sound | changes).items()}
+    with pytest.raises(ValueError, match=said):
+        text.from_gguf(metadata)
 
 
 @pytest.mark.parametrize(

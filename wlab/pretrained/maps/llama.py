@@ -34,7 +34,10 @@ _LLAMA2C = {
     "down": "w2",
     "up": "w3",
 }
-_SEEN = "tests/pretrained/test_llama_networks.py: outputs of an independent forward pass"
+_SEEN = (
+    "tests/pretrained/test_llama_networks.py, test_llama_kin.py: outputs of an independent forward "
+    "pass"
+)
 
 
 def llama_hub(layers: int, *, tied: bool, qkv_bias: bool = False, qk_norm: bool = False) -> NameMap:

@@ -20,12 +20,12 @@ _SIZES = {
     "rope_base": "rope.freq_base",
     "epsilon": "attention.layer_norm_rms_epsilon",
 }
-_HEAD = ("attention.key_length", "attention.value_length")  # entries, where width does not tell
-_TURNED = "rope.dimension_count"  # entries of a head that are
-_FACTORS = "rope_freqs.weight"  # what their angles are divided by
-_FAMILIES: dict[
-    str, dict[str, Any]
-] = {  # what llama.cpp calls them: biases of q, k and v; norms of q and k
+_HEAD = ("attention.key_length", "attention.value_length")  # said where width / heads is another
+_TURNED = "rope.dimension_count"  # how many entries of a head are turned
+_SCALING = "rope.scaling.type"
+_FACTORS = "rope_freqs.weight"  # an array: what rotary angles are divided by
+# Architectures as llama.cpp calls them, and what they have.
+_FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"qkv_bias": False, "qk_norm": False},
     "qwen2": {"qkv_bias": True, "qk_norm": False},
     "qwen3": {"qkv_bias": False, "qk_norm": True},
@@ -150,9 +150,12 @@ def _config(source: Source) -> LlamaConfig:
         vocab = len(source.metadata["tokenizer.ggml.tokens"])
     except KeyError as error:
         raise ValueError(f"from_gguf: the metadata of this {family} lacks {error}.") from None
+    for name in sizes.keys() - {"rope_base", "epsilon"}:
+        if type(sizes[name]) is not int or sizes[name] < 1:
+            raise ValueError(f"from_gguf: {family}.{_SIZES[name]} is {sizes[name]!r}, not a size.")
     usual = sizes["width"] // sizes["heads"]
     size = said.get(_HEAD[0], usual)
-    for key, known in ((_HEAD[1], size), (_TURNED, size), ("rope.scaling.type", "none")):
+    for key, known in ((_HEAD[1], size), (_TURNED, size), (_SCALING, "none")):
         if said.get(key, known) != known:
             raise ValueError(f"from_gguf: {key} is {said[key]!r}; llama() knows {known!r}.")
     slower = source.arrays[_FACTORS].read().tolist() if _FACTORS in source.arrays else ()

@@ -28,7 +28,7 @@ def from_merges(vocab: str | Path, merges: str | Path, *, eos: str = "<|endoftex
     numbers = json_object(Path(vocab))
     lines = Path(merges).read_text(encoding="utf-8").rstrip("\n").split("\n")
     pairs = lines[1:] if lines[0].startswith("#version") else lines
-    _refuse_unfit(numbers, pairs, files=f"{vocab} and {merges}")
+    refuse_unfit(numbers, pairs, files=f"{vocab} and {merges}")
     if eos not in numbers:
         raise ValueError(f"{vocab} has no token {eos!r}: name the one that ends a text by `eos=`.")
     return wrapped(byte_level(numbers, pairs, special=[eos]), eos=numbers[eos])
@@ -63,8 +63,8 @@ def byte_level(
     return inner
 
 
-def _refuse_unfit(numbers: Mapping[str, Any], pairs: Iterable[str], *, files: str) -> None:
-    """The package would end the process where some of this is not so."""
+def refuse_unfit(numbers: Mapping[str, Any], pairs: Iterable[str], *, files: str) -> None:
+    """Raises ValueError where the package would end the process."""
     for text, number in numbers.items():
         if type(number) is not int or number < 0:
             raise ValueError(f"{files}: the number of token {text!r} is {number!r}.")

@@ -1,9 +1,9 @@
 """The vocabulary inside a GGUF file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wlab.pretrained.text.byte_level import byte_level
+from wlab.pretrained.text.byte_level import byte_level, refuse_unfit
 from wlab.pretrained.text.scored import scored
 from wlab.pretrained.text.splits import whole_words
 from wlab.pretrained.text.tokenizer import Tokenizer, wrapped
@@ -25,9 +25,12 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     if kind == "gpt2":
         found = _byte_level(metadata, special)
     elif kind == "llama":
+        texts, scores = (_listed(metadata, name) for name in ("tokens", "scores"))
+        if len(texts) != len(scores):
+            raise ValueError(f"from_gguf: {len(texts):,} tokens, but {len(scores):,} scores.")
         found = scored(
-            metadata[KEY + "tokens"],
-            metadata[KEY + "scores"],
+            texts,
+            scores,
             **special,
             begins=metadata.get(KEY + "add_bos_token", True),
             space_first=metadata.get(KEY + "add_space_prefix", True),
@@ -41,14 +44,24 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
 
 def _byte_level(metadata: Mapping[str, Any], special: dict[str, Any]) -> Tokenizer:
     split = metadata.get(KEY + "pre", "gpt-2")
+    vocab = {text: i for i, text in enumerate(_listed(metadata, "tokens"))}
+    merges = _listed(metadata, "merges")
+    refuse_unfit(vocab, merges, files="from_gguf")
     inner = byte_level(
-        {text: i for i, text in enumerate(metadata[KEY + "tokens"])},
-        metadata[KEY + "merges"],
+        vocab,
+        merges,
         special=_of_type(metadata, CONTROL),
         split=split,
     )
     begins = metadata.get(KEY + "add_bos_token", whole_words(split))
     return wrapped(inner, **special, begin=(special["bos"],) if begins else ())
+
+
+def _listed(metadata: Mapping[str, Any], name: str) -> Sequence[Any]:
+    found = metadata.get(KEY + name)
+    if not isinstance(found, list):
+        raise ValueError(f"from_gguf: the metadata lacks the list {KEY + name!r}.")
+    return found
 
 
 def _of_type(metadata: Mapping[str, Any], wanted: int) -> list[str]:
