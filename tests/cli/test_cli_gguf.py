@@ -112,6 +112,25 @@ def test_a_folder_is_converted_to_what_llama_cpp_reads(folder, tmp_path, capsys,
     assert network.tokenizer.eos == 2
 
 
+def test_a_gguf_file_is_converted_to_a_folder_of_the_hub(folder, tmp_path, capsys):
+    plain, target = tmp_path / "w.gguf", tmp_path / "again"
+    assert main(["convert", str(folder), str(plain)]) == 0
+    capsys.readouterr()
+    result = run_json(capsys, "convert", plain, target)
+    assert result["format"] == "gguf" and len(result["arrays"]) == 11
+    before, after = (open_source(each / "model.safetensors").arrays for each in (folder, target))
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name].read(), after[name].read()) for name in before)
+    assert from_hub(target).tokenizer.encode("ab") == from_hub(folder).tokenizer.encode("ab")
+    assert "is there: --force" in said(capsys, "convert", plain, target)
+    result = run_json(capsys, "convert", target, tmp_path / "half", "--dtype", "float16")
+    assert {row["to"] for row in result["arrays"]} == {"float16"}
+    found = from_hub(tmp_path / "half")
+    assert {leaf.dtype.name for leaf in tree.leaves(found.params).values()} == {"float16"}
+    weights = folder / "model.safetensors"
+    assert "End it in .safetensors" in said(capsys, "convert", weights, tmp_path / "other")
+
+
 def test_other_networks_have_no_gguf_file(folder, tmp_path, capsys):
     target = tmp_path / "q.gguf"
     (folder / "config.json").write_text(json.dumps(SIZES | {"model_type": "mamba"}))

@@ -86,15 +86,33 @@ def test_a_llama_written_by_wlab_runs_in_transformers(tied, tmp_path):
     np.testing.assert_allclose(ours, theirs.logits.numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_smollm2_taken_from_gguf_to_the_hubs_layout_says_the_same(tmp_path):
+def test_smollm2_taken_from_gguf_to_a_folder_of_the_hub_says_the_same(tmp_path):
     network = pretrained.network("smollm2-135m")
-    name_map = maps.llama_hub(network.config.layers, tied=True)
-    path = written(tmp_path, network.params, name_map, llama_sizes(network.config))
-    tokens = np.array([network.tokenizer.encode("The capital of France is")])
-    theirs = run(transformers.LlamaForCausalLM, path, input_ids=tokens).logits.numpy()
-    ours = np.asarray(network.model.apply(network.params, jnp.asarray(tokens)))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-3)
-    assert network.tokenizer.decode([int(theirs[0, -1].argmax())]).strip() == "Paris"
+    source, folder = pretrained.fetch("smollm2-135m") / "model.gguf", tmp_path / "hub"
+    assert main(["convert", str(source), str(folder), "--dtype", "float32"]) == 0
+    words = transformers.AutoTokenizer.from_pretrained(folder)
+    text = "The capital of France is"
+    tokens = network.tokenizer.encode(text)
+    for each in (text, "  12345 they'll\n\nsee naïve 🙂 世界 <|im_start|>x"):
+        assert words(each)["input_ids"] == network.tokenizer.encode(each)
+    theirs = run(transformers.AutoModelForCausalLM, folder, input_ids=np.array([tokens])).logits
+    ours = np.asarray(network.model.apply(network.params, jnp.asarray([tokens])))
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-3, atol=2e-3)
+    assert words.decode(int(theirs[0, -1].argmax())).strip() == "Paris"
+
+
+def test_stories15m_in_a_folder_of_the_hub_tells_its_story(tmp_path):
+    network = pretrained.network("stories15m", lazy=True)
+    pretrained.save_hub(tmp_path, network)
+    words = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    given = words("Once upon a time", return_tensors="pt")
+    assert given["input_ids"][0].tolist() == network.tokenizer.encode("Once upon a time")
+    with torch.no_grad():
+        said = model.generate(given["input_ids"], max_new_tokens=20, do_sample=False)[0]
+    assert words.decode(said, skip_special_tokens=True).startswith(
+        "Once upon a time, there was a little girl named Lily. She loved to play outside"
+    )
 
 
 @pytest.mark.parametrize("encoding", [None, "ggml_q8_0"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 import references
 from test_llama_networks import GGUF, HUB, TOKENS, config_json
-from test_to_gguf import pieces_json
+from test_to_gguf import PIECES, pieces_json
 
 from wlab import tree
 from wlab.checkpoint import open_source, save_gguf, save_safetensors
-from wlab.pretrained import from_gguf, from_hub, to_gguf
+from wlab.models import EncoderConfig
+from wlab.pretrained import from_gguf, from_hub, save_hub, text, to_gguf, to_hub
 
 VOCAB, WIDTH = 300, 24
 MORE_HUB = {
@@ -132,6 +134,59 @@ def test_a_folder_and_its_gguf_file_compute_what_numpy_does(tmp_path, kin):
     np.testing.assert_allclose(again.config.rope_factors, network.config.rope_factors, rtol=1e-6)
     for path, leaf in tree.leaves(again.params).items():
         np.testing.assert_array_equal(leaf, tree.leaves(network.params)[path], err_msg=path)
+
+
+@pytest.mark.parametrize("kin", list(KIN))
+def test_a_folder_comes_out_as_it_went_in(tmp_path, kin):
+    folder, other = tmp_path / "a", tmp_path / "b"
+    folder.mkdir()
+    folder_of(folder, kin)
+    (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
+    network = from_hub(folder)
+    if kin == "llama 3.2":  # trained first on other lengths than Meta's
+        with pytest.raises(ValueError, match="no rope_scaling that wlab knows"):
+            save_hub(other, network)
+        return
+    save_hub(other, network)
+    weights = [each / "model.safetensors" for each in (folder, other)]
+    before, after = ({n: a.read() for n, a in open_source(w).arrays.items()} for w in weights)
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        np.testing.assert_array_equal(after[name], array, err_msg=name, strict=True)
+    again = from_hub(other, lazy=True)
+    assert again.config == network.config
+    assert (again.tokenizer.bos, again.tokenizer.eos) == (1, 2)
+    assert again.tokenizer.encode("ab 1 é") == network.tokenizer.encode("ab 1 é")
+
+
+def test_meta_s_angles_are_said_as_meta_does(tmp_path):
+    folder_of(tmp_path, "llama 3.2")
+    said = LLAMA_3 | {"original_max_position_embeddings": 8192, "factor": 8.0}
+    whole = json.loads((tmp_path / "config.json").read_text()) | {"rope_theta": 500_000.0}
+    whole |= {"rope_scaling": said}
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    _, config = to_hub(from_hub(tmp_path, lazy=True))
+    assert config["rope_scaling"] == said and config["rope_theta"] == 500_000.0
+
+
+def test_a_tokenizer_that_began_texts_by_itself_does_so_in_the_folder(tmp_path):
+    words = {"model": "llama", "tokens": PIECES, "scores": [0.0] * 262 + [-1.0, -2.0]}
+    words |= {"bos_token_id": 1, "eos_token_id": 2}
+    made = text.from_gguf({f"tokenizer.ggml.{key}": value for key, value in words.items()})
+    text.save_hub(tmp_path, made)
+    again = text.from_hub(tmp_path / "tokenizer.json")
+    for sentence in ("ab ba", "", "é\n"):
+        assert again.encode(sentence) == made.encode(sentence)
+    with pytest.raises(ValueError, match="not of the `tokenizers` package"):
+        text.save_hub(tmp_path, text.Tokenizer(lambda s: [], str, 3))
+
+
+def test_other_networks_have_no_folder_of_llama_s(tmp_path):
+    folder_of(tmp_path, "qwen2")
+    other = replace(from_hub(tmp_path, lazy=True), config=EncoderConfig(1, 8, 2, 9, 4, 8))
+    with pytest.raises(ValueError, match="a EncoderConfig is not of LLaMA's kin"):
+        save_hub(tmp_path / "b", other)
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from wlab.pretrained.networks import from_llama2c as from_llama2c
     from wlab.pretrained.networks import from_torch_lstm as from_torch_lstm
     from wlab.pretrained.networks import from_torchvision as from_torchvision
+    from wlab.pretrained.networks import save_hub as save_hub
     from wlab.pretrained.networks import to_gguf as to_gguf
+    from wlab.pretrained.networks import to_hub as to_hub
     from wlab.pretrained.networks.network import Network as Network
     from wlab.pretrained.planning import Plan as Plan
     from wlab.pretrained.planning import plan as plan
@@ -56,7 +58,7 @@ _LAZY = {
     "networks.network": ("Network",),
     "networks": (
         *("from_gguf", "from_hub", "from_llama2c", "from_torch_lstm", "from_torchvision"),
-        "to_gguf",
+        *("save_hub", "to_gguf", "to_hub"),
     ),
     "sight": ("Sight", "accuracy", "class_logits"),
     "surprise": ("Surprise", "perplexity"),

@@ -29,7 +29,7 @@ def llama(sizes: dict[str, Any], source: Source) -> tuple[LlamaConfig, Model, Na
         if sizes.get(name):
             raise ValueError(f"config.json asks for {name}={sizes[name]!r}, which llama() lacks.")
     head_size = sizes.get("head_dim") or _HEAD_SIZE.get(family, 0)
-    base, factors = _rope(sizes, size=head_size or width // heads)
+    base, factors = rope(sizes, size=head_size or width // heads)
     config = LlamaConfig(
         layers=sizes["num_hidden_layers"],
         width=width,
@@ -62,8 +62,12 @@ def _refuse_window(sizes: dict[str, Any], family: str, context: int) -> None:
         )
 
 
-def _rope(sizes: dict[str, Any], *, size: int) -> tuple[float, tuple[float, ...]]:
-    """The base of the rotary angles, and what the angle of each pair is divided by."""
+def rope(sizes: dict[str, Any], *, size: int) -> tuple[float, tuple[float, ...]]:
+    """The base of the rotary angles, and what the angle of each pair is divided by.
+
+    Raises:
+        ValueError: If `config.json` asks for a kind that is not known.
+    """
     said = sizes.get("rope_parameters") or sizes.get("rope_scaling") or {}
     base = float(sizes.get("rope_theta") or said.get("rope_theta") or 10_000.0)
     kind = said.get("rope_type", said.get("type", "no kind" if "factor" in said else "default"))

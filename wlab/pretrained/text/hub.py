@@ -1,7 +1,9 @@
-"""The `tokenizer.json` of the hub."""
+"""The `tokenizer.json` of the hub, out of it and into it."""
 
+import json
 from pathlib import Path
 
+from wlab.checkpoint.atomic import written_whole
 from wlab.pretrained.text.tokenizer import Tokenizer, library, wrapped
 
 
@@ -31,3 +33,31 @@ def from_hub(path: str | Path, *, longest: int | None = None) -> Tokenizer:
     else:
         inner.enable_truncation(longest)
     return wrapped(inner)
+
+
+def save_hub(folder: str | Path, words: Tokenizer) -> None:
+    """Writes `tokenizer.json` and `tokenizer_config.json`, by which others make the same tokens.
+
+    Raises:
+        ValueError: If the tokenizer is not of the `tokenizers` package.
+    """
+    if words.inner is None:
+        raise ValueError("save_hub: this tokenizer is not of the `tokenizers` package.")
+    inner = library().Tokenizer.from_str(words.inner.to_str())
+    if inner.encode("").ids != words.encode(""):  # the first token is put there by `wrapped`
+        first = inner.id_to_token(words.bos)
+        template = library().processors.TemplateProcessing
+        inner.post_processor = template(
+            single=f"{first} $A", pair=f"{first} $A $B", special_tokens=[(first, words.bos)]
+        )
+    said = {"tokenizer_class": "PreTrainedTokenizerFast"} | {
+        name: inner.id_to_token(number)
+        for name, number in (("bos_token", words.bos), ("eos_token", words.eos))
+        if number is not None
+    }
+    for name, written in (
+        ("tokenizer.json", inner.to_str(pretty=True)),
+        ("tokenizer_config.json", json.dumps(said, indent=2)),
+    ):
+        with written_whole(Path(folder) / name) as file:
+            file.write(written.encode())
