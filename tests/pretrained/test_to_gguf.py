@@ -14,7 +14,7 @@ from test_llama_networks import CONFIG, GGUF, HUB, TOKENS, config_json, expected
 from wlab import tree
 from wlab.checkpoint import Lazy, open_source, save_gguf, save_safetensors
 from wlab.models import LlamaConfig, TransformerConfig, llama
-from wlab.pretrained import Plan, from_gguf, from_hub, maps, text, to_gguf
+from wlab.pretrained import Plan, from_gguf, from_hub, maps, save_hub, text, to_gguf
 from wlab.pretrained.networks.network import Network
 
 PIECES = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "a", "b", "▁a", "▁ab"]
@@ -303,3 +303,19 @@ def test_a_folder_says_which_token_ends_a_text(tmp_path, said, sizes, wanted):
         (folder / "tokenizer_config.json").write_text(json.dumps(said))
     words = from_hub(folder, lazy=True).tokenizer
     assert (words.bos, words.eos) == wanted
+
+
+def test_a_chat_template_goes_along(tmp_path):
+    folder = folder_of(tmp_path, llama_arrays(vocab=300, tied=True), pieces_json(), vocab_size=300)
+    own = folder / "tokenizer_config.json"
+    for template in ("{{ messages }}", [{"name": "default", "template": "x"}]):
+        own.write_text(json.dumps({"chat_template": template}))
+        _, metadata = to_gguf(from_hub(folder, lazy=True))
+        wanted = template if isinstance(template, str) else None
+        assert metadata.get("tokenizer.chat_template") == wanted
+    (folder / "chat_template.jinja").write_text("{{ other }}")
+    arrays, metadata = to_gguf(from_hub(folder, lazy=True))
+    save_gguf(tmp_path / "w.gguf", arrays, metadata=metadata)
+    save_hub(tmp_path / "again", from_gguf(tmp_path / "w.gguf", lazy=True))
+    again = from_hub(tmp_path / "again", lazy=True).tokenizer
+    assert again.chat_template == "{{ other }}"

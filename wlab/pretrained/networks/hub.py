@@ -56,7 +56,11 @@ def _tokenizer(folder: Path, sizes: Mapping[str, Any]) -> text.Tokenizer | None:
     words, own = text.from_hub(whole), folder / "tokenizer_config.json"
     said = json_object(own) if own.exists() else {}
     bos, eos = (_special(name, words, said, sizes) for name in ("bos", "eos"))
-    return replace(words, bos=bos, eos=eos)
+    template, apart = said.get("chat_template"), folder / "chat_template.jinja"
+    if apart.exists():
+        template = apart.read_text(encoding="utf-8")
+    template = template if isinstance(template, str) else None  # a list names several
+    return replace(words, bos=bos, eos=eos, chat_template=template)
 
 
 def _special(

@@ -1,6 +1,7 @@
 """The vocabulary inside a GGUF file."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from wlab.pretrained.text.byte_level import byte_level, refuse_unfit
@@ -8,7 +9,7 @@ from wlab.pretrained.text.scored import scored
 from wlab.pretrained.text.splits import whole_words
 from wlab.pretrained.text.tokenizer import Tokenizer, wrapped
 
-KEY = "tokenizer.ggml."
+KEY, TEMPLATE = "tokenizer.ggml.", "tokenizer.chat_template"
 # llama.cpp's types of tokens: special ones are CONTROL, and USER's stand for themselves as well.
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
 
@@ -39,7 +40,7 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     else:
         raise ValueError(f"from_gguf: the vocabulary is of the unknown kind {kind!r}.")
     found.inner.add_tokens(_of_type(metadata, USER))
-    return found
+    return replace(found, chat_template=metadata.get(TEMPLATE))
 
 
 def _byte_level(metadata: Mapping[str, Any], special: dict[str, Any]) -> Tokenizer:

@@ -5,7 +5,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from wlab.pretrained.text.gguf import BYTE, CONTROL, KEY, NORMAL, UNKNOWN, UNUSED, USER, from_gguf
+from wlab.pretrained.text.gguf import (
+    BYTE,
+    CONTROL,
+    KEY,
+    NORMAL,
+    TEMPLATE,
+    UNKNOWN,
+    UNUSED,
+    USER,
+    from_gguf,
+)
 from wlab.pretrained.text.splits import WRITTEN
 from wlab.pretrained.text.tokenizer import Tokenizer
 
@@ -39,6 +49,8 @@ def to_gguf(words: Tokenizer, *, size: int) -> dict[str, Any]:
     if described["model"]["type"] != "BPE":
         raise ValueError(f"to_gguf: a vocabulary of {described['model']['type']}, not of BPE.")
     shared = _tokens(described, size=size) | _ends(words)
+    if words.chat_template is not None:
+        shared[TEMPLATE] = words.chat_template
     for kind in _kinds(described["model"], shared[KEY + "tokens"]):
         found = shared | kind
         read = from_gguf(found)

@@ -55,6 +55,8 @@ def save_hub(folder: str | Path, words: Tokenizer) -> None:
         for name, number in (("bos_token", words.bos), ("eos_token", words.eos))
         if number is not None
     }
+    if words.chat_template is not None:
+        said["chat_template"] = words.chat_template
     for name, written in (
         ("tokenizer.json", inner.to_str(pretty=True)),
         ("tokenizer_config.json", json.dumps(said, indent=2)),

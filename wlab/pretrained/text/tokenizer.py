@@ -17,6 +17,7 @@ class Tokenizer:
         bos: The token that texts begin with, if they do.
         eos: The token that ends a text.
         inner: What it was made of, of the `tokenizers` package; None for another's.
+        chat_template: How conversations become texts, in Jinja; kept for those who run it.
     """
 
     encode: Callable[[str], list[int]]
@@ -25,6 +26,7 @@ class Tokenizer:
     bos: int | None = None
     eos: int | None = None
     inner: Any = None
+    chat_template: str | None = None
 
 
 def library() -> ModuleType:
