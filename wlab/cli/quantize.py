@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -34,13 +34,11 @@ from wlab.cli import (
     weight_files,
 )
 from wlab.cli.number import number
+from wlab.cli.quantized_by_text import Method
 from wlab.cli.quantized_source import BY_TEXT, Opened, opened
 
 ENDINGS = (".safetensors", ".gguf", ".onnx", "")
 _RECIPE = ("format", "group", "scales", "asymmetric", "axis", "method", "rules", "data")
-
-Method: TypeAlias = Callable[[str, np.ndarray, Any], Any]
-"""A leaf's path, its array and its format → the QTensor."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,10 +68,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     choices = quantized_leaves.chosen(plain, args, rows=rows)
     _refuse_k_elsewhere(args, choices)
     found: dict[str, dict[str, Any]] = {name: {} for name in plain}
-    if args.method == "awq":
-        source = quantized_by_text.scaled_by_awq(args, source, choices)
-        plain = _plain(args, source)
     method = _method(args, source, choices)
+    if args.method == "awq":
+        source, method = quantized_by_text.by_awq(args, source, choices)
+        plain = _plain(args, source)
     with _counted({n: x for n, x in plain.items() if not isinstance(choices[n], str)}) as chosen:
         made = {
             name: partial(_made, name, array, choices[name], method, found[name])

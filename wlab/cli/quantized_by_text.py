@@ -4,16 +4,18 @@ import argparse
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from wlab.cli.quantized_source import Opened, leaves_of, tokens_of
 
+Method: TypeAlias = Callable[[str, np.ndarray, Any], Any]
+"""A leaf's path, its array and its format → the QTensor."""
 
-def by_gptq(
-    args: argparse.Namespace, source: Opened, choices: Mapping[str, Any]
-) -> Callable[[str, np.ndarray, Any], Any]:
+
+def by_gptq(args: argparse.Namespace, source: Opened, choices: Mapping[str, Any]) -> Method:
     """Reads the text with the network, rounds its kernels, and hands them out by path.
 
     Raises:
@@ -22,23 +24,32 @@ def by_gptq(
     """
     from wlab import quantization
 
-    found = _run(quantization.gptq, args, source, choices)
-    return lambda name, array, format: found.matrices[name]
+    return _codes_of(_run(quantization.gptq, args, source, choices))
 
 
-def scaled_by_awq(args: argparse.Namespace, source: Opened, choices: Mapping[str, Any]) -> Opened:
-    """The network with the same outputs and weights that lose less when they are rounded.
+def by_awq(
+    args: argparse.Namespace, source: Opened, choices: Mapping[str, Any]
+) -> tuple[Opened, Method]:
+    """The network with the same outputs whose weights lose less when rounded, and these rounded.
+
+    Ranges are cut where scales span the inputs of an output, as the paper's program does.
 
     Raises:
         ValueError: As `by_gptq`.
     """
     from wlab import graph, quantization
 
-    params = source.network.params
-    for channels, s in _run(quantization.awq, args, source, choices).moved:
+    params, formats = source.network.params, [f for f in choices.values() if not isinstance(f, str)]
+    clip = all(format.axes(2) == (0,) for format in formats)
+    found = _run(partial(quantization.awq, clip=clip), args, source, choices)
+    for channels, s in found.moved:
         params = graph.rescale(params, channels, s)
     network = replace(source.network, params=params)
-    return source._replace(arrays=leaves_of(network), network=network)
+    return source._replace(arrays=leaves_of(network), network=network), _codes_of(found)
+
+
+def _codes_of(found: Any) -> Method:
+    return lambda name, array, format: found.matrices[name]
 
 
 def _run(
