@@ -123,9 +123,10 @@ def test_a_gguf_file_is_converted_to_a_folder_of_the_hub(folder, tmp_path, capsy
     assert all(np.array_equal(before[name].read(), after[name].read()) for name in before)
     assert from_hub(target).tokenizer.encode("ab") == from_hub(folder).tokenizer.encode("ab")
     assert "is there: --force" in said(capsys, "convert", plain, target)
-    result = run_json(capsys, "convert", target, tmp_path / "half", "--dtype", "float16")
+    half = tmp_path / "Llama-3.2-half"
+    result = run_json(capsys, "convert", target, half, "--dtype", "float16")
     assert {row["to"] for row in result["arrays"]} == {"float16"}
-    found = from_hub(tmp_path / "half")
+    found = from_hub(half)
     assert {leaf.dtype.name for leaf in tree.leaves(found.params).values()} == {"float16"}
     weights = folder / "model.safetensors"
     assert "End it in .safetensors" in said(capsys, "convert", weights, tmp_path / "other")

@@ -198,6 +198,7 @@ def test_other_networks_have_no_folder_of_llama_s(tmp_path):
         ({"attention_bias": True}, "attention_bias=True"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "knows default, linear and"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, "lacks 'low_freq_factor'"),
     ],
 )
 def test_what_the_decoder_lacks_is_refused(tmp_path, sizes, said):

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """What was written, or would be."""
     target = args.target
     renamed = target.suffix == ".gguf" and not args.tree and _is_llama(args.source)
-    if target.suffix == "":
+    if weight_files.ending(target) == "":
         source, write = _in_hub_names(args)
     elif renamed:
         source, write = _in_ggml_names(args)
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not args.dry_run:
         weight_files.write(write, target, found)
     total = sum(array.nbytes for array in found.values())
-    written = target / "model.safetensors" if target.suffix == "" else target
+    written = target if weight_files.ending(target) else target / "model.safetensors"
     return {
         "source": str(args.source),
         "format": source.format,

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     _refuse_misuse(args)
     sources = [weight_files.opened(path) for path in args.models]
     recipe = _recipe(args)
-    target = args.out if args.out.suffix else args.out / _WEIGHTS
+    target = args.out if weight_files.ending(args.out) else args.out / _WEIGHTS
     words = {"merged": json.dumps(recipe)} | dict(sources[0].metadata)
     metadata = words if target.suffix != ".gguf" or sources[0].format == "gguf" else {}
     _refuse_a_folder_of_no_hub(args)
@@ -88,7 +88,7 @@ def _refuse_misuse(args: argparse.Namespace) -> None:
 
 
 def _refuse_a_folder_of_no_hub(args: argparse.Namespace) -> None:
-    if not args.out.suffix and not args.models[0].is_dir():
+    if not weight_files.ending(args.out) and not args.models[0].is_dir():
         raise ValueError(
             f"{args.out} has no ending, so it would be a folder like {args.models[0]}, which is "
             f"none. End it in {', '.join(weight_files.ENDINGS)}."
@@ -178,7 +178,9 @@ def _copy_beside(model: Path, target: Path) -> None:
     """Configuration and vocabulary; no weights and nothing that would be code."""
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(model.iterdir()):
-        if file.suffix in (".json", ".txt") and not file.name.endswith(".index.json"):
+        if file.suffix in (".json", ".txt", ".model", ".jinja") and not file.name.endswith(
+            ".index.json"
+        ):
             shutil.copyfile(file, target / file.name)
 
 

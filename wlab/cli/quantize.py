@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     _refuse_misuse(args)
     source = opened(args, args.target)
     plain = _plain(args, source)
-    folder = args.target.suffix == ""
+    folder = weight_files.ending(args.target) == ""
     rows = (source.format == "gguf" or folder) and source.network is None
     choices = quantized_leaves.chosen(plain, args, rows=rows)
     _refuse_k_elsewhere(args, choices)
@@ -99,7 +99,7 @@ def text(result: dict[str, Any]) -> str:
 
 def _refuse_misuse(args: argparse.Namespace) -> None:
     quantized_leaves.refuse_misuse(args)
-    if args.target.suffix not in ENDINGS:
+    if weight_files.ending(args.target) not in ENDINGS:
         args.usage_error(f"{args.target} must end in .safetensors, .gguf or .onnx, or be a folder.")
     if args.target.suffix == ".gguf" and not args.format.startswith("ggml_"):
         args.usage_error(f"GGUF files take ggml_q4_0 to ggml_q6_k, not {args.format}.")
@@ -180,7 +180,7 @@ def _write(
     found: Mapping[str, dict[str, Any]],
 ) -> None:
     """Writes the file, or on a dry run only reads what would be in it."""
-    if args.target.suffix == "":
+    if weight_files.ending(args.target) == "":
         quantized_hub.write(args, plain, choices, made, found)
         return
     if args.target.suffix == ".onnx":

@@ -31,6 +31,11 @@ def opened(path: Path) -> Source:
     return densified(weights_of(path) if path.is_dir() else open_source(path))
 
 
+def ending(path: Path) -> str:
+    """As `.gguf`; empty for the name of a folder, as `Llama-3.2-1B`: endings begin with letters."""
+    return path.suffix if path.suffix[1:2].isalpha() else ""
+
+
 def plain(array: Lazy, wanted: str | None) -> Lazy:
     """The array as plain numbers; floats as `wanted`, if that is said."""
     return array.astype(wanted if wanted is not None and "float" in array.dtype else array.dtype)

@@ -73,11 +73,14 @@ def rope(sizes: dict[str, Any], *, size: int) -> tuple[float, tuple[float, ...]]
     kind = said.get("rope_type", said.get("type", "no kind" if "factor" in said else "default"))
     if kind == "default":
         return base, ()
-    if kind == "linear":
-        return base, (float(said["factor"]),) * (size // 2)
-    if kind == "llama3":
-        waves = [2 * math.pi * base ** (2 * j / size) for j in range(size // 2)]
-        return base, tuple(_llama3(wave, said) for wave in waves)
+    try:
+        if kind == "linear":
+            return base, (float(said["factor"]),) * (size // 2)
+        if kind == "llama3":
+            waves = [2 * math.pi * base ** (2 * j / size) for j in range(size // 2)]
+            return base, tuple(_llama3(wave, said) for wave in waves)
+    except KeyError as error:
+        raise ValueError(f"config.json: rope_scaling of {kind!r} lacks {error}.") from None
     raise ValueError(
         f"config.json asks for rope_scaling={said!r}; llama() knows default, linear and llama3."
     )
