@@ -310,8 +310,8 @@ ARCHIVES = {
     "an encrypted member": (
         GOOD[: directory(GOOD) + 8] + b"\1" + GOOD[directory(GOOD) + 9 :], "encrypted"
     ),
-    "a pickle without an end": (archive((PARTS[0][0], PICKLE[:-1]), PARTS[1]), "malformed"),
-    "a pickle longer than its member": (shorter_pickle(), "passes the end of `data.pkl`"),
+    "a pickle without an end": (archive((PARTS[0][0], PICKLE[:-1]), PARTS[1]), "its end at byte"),
+    "a pickle longer than its member": (shorter_pickle(), "its end at byte"),
     "an unknown byte order": (archive(*PARTS, ("w/byteorder", b"mid")), "byte order is b'mid"),
     "a storage that is short": (
         archive(PARTS[0], ("w/data/0", bytes(20))), "storage '0' of 24 bytes is of 20"

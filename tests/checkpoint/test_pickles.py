@@ -258,3 +258,15 @@ def test_opcodes_are_counted(monkeypatch):
 def test_a_memo_key_of_2_to_the_31_costs_nothing():
     raw = whole(3) + b"r\xff\xff\xff\x7f0j\xff\xff\xff\x7f."
     assert read_pickle(io.BytesIO(raw), calls=()) == 3
+
+
+def test_a_name_with_an_escape_that_is_none_warns_nobody():
+    file = io.BytesIO(b"\x80\x02c\\|x\nname\n.")  # `\|` is one, and warnings are errors here
+    assert str(read_pickle(file, calls=())) == "\\|x.name"
+
+
+def test_no_opcode_begins_behind_the_end():
+    raw = pickle.dumps([1, 2], 2)
+    file = io.BytesIO(raw[:-1] + b"N.")
+    with pytest.raises(ValueError, match="malformed: its end at byte"):
+        read_pickle(file, calls=(), end=len(raw) - 1)

@@ -6,6 +6,7 @@ files say what a few names mean (a tensor, an OrderedDict); all the rest remains
 """
 
 import pickletools
+import warnings
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -20,6 +21,7 @@ def read_pickle(
     *,
     calls: Collection[str] | None,
     persistent: Callable[[Any], Any] | None = None,
+    end: int | None = None,
 ) -> Any:
     """The value of the pickle at the file's position, which is left behind its end.
 
@@ -31,15 +33,23 @@ def read_pickle(
         file: The bytes, in memory or mapped.
         calls: The calls to describe, as `collections.OrderedDict`; None describes all.
         persistent: Gives the value of a persistent id; without it there may be none.
+        end: Where in the file no opcode begins any more; None for the end of the file.
 
     Raises:
         ValueError: If the pickle is malformed or cut off, calls what is not in `calls`, or has
             more than two million opcodes.
     """
     machine = Machine(file, calls, persistent)
+    # Of escapes that are none: Python warns of them, in bytes that nobody promised to be text.
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        return _run(machine, end)
+
+
+def _run(machine: Machine, end: int | None) -> Any:
+    file = machine.file
     for _ in range(_MAX_OPCODES):
         at = file.tell()
-        code = file.read(1)
+        code = file.read(1) if end is None or at < end else b""
         opcode = _CODES.get(code.decode("latin-1"))
         if opcode is None:
             what = f"the unknown opcode {code!r}" if code else "its end"

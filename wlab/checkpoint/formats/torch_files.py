@@ -72,9 +72,8 @@ def _zip(path: Path, data: mmap.mmap, calls: Collection[str] | None) -> tuple[An
 
     pickle = members[f"{root}data.pkl"]
     data.seek(pickle.offset)
-    value = read_pickle(data, calls=calls, persistent=persistent)
-    if data.tell() > pickle.offset + pickle.size:
-        raise ValueError("its pickle passes the end of `data.pkl`")
+    end = pickle.offset + pickle.size
+    value = read_pickle(data, calls=calls, persistent=persistent, end=end)
     return value, Bytes(path, ">" if order == b"big" else "<", offset)
 
 
