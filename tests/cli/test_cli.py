@@ -1,6 +1,5 @@
 """The command: exit codes, JSON, one-line errors, and no JAX where none is needed."""
 
-import json
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from orbax.checkpoint import v1
+from verbs import run_json
 
 import wlab
 from wlab.checkpoint import save_npz, save_safetensors
@@ -39,11 +39,6 @@ def files(tmp_path_factory) -> dict[str, Path]:
     save_npz(paths["npz"], TREE)
     v1.save(paths["orbax"], TREE)
     return paths
-
-
-def run_json(capsys, *argv: str):
-    assert main([*argv, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "npz", "orbax"])

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from verbs import run_json, said
 
 from wlab import tree
 from wlab.checkpoint import open_source, save_gguf, save_safetensors
@@ -56,16 +57,6 @@ def folder(tmp_path) -> Path:
 def story(tmp_path) -> Path:
     (tmp_path / "t.txt").write_text("ab ab a b aab ba ab b a ab abab b aa ab a b a ba" * 3)
     return tmp_path / "t.txt"
-
-
-def run_json(capsys, *argv) -> dict:
-    assert main([*map(str, argv), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def said(capsys, *argv) -> str:
-    assert main([*map(str, argv)]) == 1
-    return capsys.readouterr().err
 
 
 def test_a_folder_is_quantized_to_the_blocks_of_its_gguf_file(folder, story, tmp_path, capsys):

@@ -1,9 +1,8 @@
 """`wlab embed`, `classify` and `generate` on real networks, where they have been fetched."""
 
-import json
-
 import numpy as np
 import pytest
+from verbs import run_json
 
 from wlab import data, pretrained
 from wlab.cli.main import main
@@ -17,11 +16,6 @@ def cached():
                 pytest.skip(f"{name} is not cached: fetch it to test what `wlab` makes of it")
 
     return check
-
-
-def run_json(capsys, *argv: str):
-    assert main([*argv, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 def test_sentences_that_mean_alike_have_a_high_cosine(cached, capsys):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from verbs import run_json, said
 
 from wlab import checkpoint, pruning, tree
 from wlab.checkpoint import open_source, save_npz, save_safetensors
@@ -35,16 +36,6 @@ def source(tmp_path) -> str:
 
 def arrays_of(path) -> dict[str, np.ndarray]:
     return {name: array.read() for name, array in open_source(path).arrays.items()}
-
-
-def run_json(capsys, *argv) -> dict:
-    assert main([*map(str, argv), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def said(capsys, *argv) -> str:
-    assert main([*map(str, argv)]) == 1
-    return capsys.readouterr().err
 
 
 def largest(array: np.ndarray, k: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from verbs import run_json, said
 
 from wlab import tree
 from wlab.checkpoint import Lazy, open_source, save_gguf, save_npz, save_safetensors
@@ -70,16 +71,6 @@ def words(tmp_path) -> str:
 
 def arrays_of(path) -> dict[str, np.ndarray]:
     return {name: array.read() for name, array in open_source(path).arrays.items()}
-
-
-def run_json(capsys, *argv) -> dict:
-    assert main([*map(str, argv), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def said(capsys, *argv) -> str:
-    assert main([*map(str, argv)]) == 1
-    return capsys.readouterr().err
 
 
 def nearest(x: np.ndarray, *, group: int, steps: int = 7) -> np.ndarray:

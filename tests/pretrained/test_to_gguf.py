@@ -10,6 +10,7 @@ import pytest
 import real
 import tokenizers
 from test_llama_networks import CONFIG, GGUF, HUB, TOKENS, config_json, expected, random_arrays
+from vocabularies import WAYS, trained
 
 from wlab import tree
 from wlab.checkpoint import Lazy, open_source, save_gguf, save_safetensors
@@ -57,27 +58,6 @@ def pieces_json(**changes: object) -> str:
         "model": model,
     }
     return json.dumps(ours | changes)
-
-
-def bytes_tokenizer(*steps: object, **options: object) -> tokenizers.Tokenizer:
-    """Byte-level BPE of a few words, numbers and signs, whole as GPT-2 sees them."""
-    inner = tokenizers.Tokenizer(tokenizers.models.BPE(**options))
-    inner.pre_tokenizer = byte_level()
-    inner.decoder = tokenizers.decoders.ByteLevel()
-    words = ["the 1984 and 20011 in I've said they'LL go", "  two\n\n three\n \t four 3.14159"]
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=330,
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<|end|>"],
-        show_progress=False,
-    )
-    inner.train_from_iterator(words * 20, trainer)
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(list(steps))
-    return inner
-
-
-def byte_level(**options: bool) -> object:
-    return tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, **options)
 
 
 def folder_of(tmp_path, arrays, tokenizer: str, **sizes: object):
@@ -148,44 +128,11 @@ def test_matrices_take_another_dtype_and_vectors_stay_float32(tmp_path):
     assert metadata["general.file_type"] == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "steps", "options"),
-    [
-        ("gpt-2", [byte_level()], {}),
-        ("smollm", [tokenizers.pre_tokenizers.Digits(individual_digits=True), byte_level()], {}),
-        (
-            "llama-bpe",
-            [
-                tokenizers.pre_tokenizers.Split(
-                    tokenizers.Regex(
-                        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-                        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-                    ),
-                    "isolated",
-                ),
-                byte_level(use_regex=False),
-            ],
-            {"ignore_merges": True},
-        ),
-        (
-            "qwen2",
-            [
-                tokenizers.pre_tokenizers.Split(
-                    tokenizers.Regex(
-                        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
-                        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-                    ),
-                    "isolated",
-                ),
-                byte_level(use_regex=False),
-            ],
-            {},
-        ),
-    ],
-)
-def test_how_texts_are_cut_is_found_out_and_read_back(name, steps, options):
-    inner = bytes_tokenizer(*steps, **options)
-    words = text.Tokenizer(lambda s: inner.encode(s).ids, inner.decode, 330, None, 0, inner)
+@pytest.mark.parametrize("name", list(WAYS))
+def test_how_texts_are_cut_is_found_out_and_read_back(name):
+    inner = trained(name, size=330)
+    eos = inner.token_to_id("<|end|>")
+    words = text.Tokenizer(lambda s: inner.encode(s).ids, inner.decode, 330, None, eos, inner)
     metadata = text.to_gguf(words, size=inner.get_vocab_size() + 2)
     assert metadata["tokenizer.ggml.pre"] == name
     again = text.from_gguf(metadata)
@@ -243,7 +190,9 @@ def test_what_no_gguf_file_can_say_is_refused(tmp_path):
     (tmp_path / "t.json").write_text(json.dumps(odd))
     with pytest.raises(ValueError, match="'▁' and 'ab' do not join"):
         text.to_gguf(text.from_hub(tmp_path / "t.json"), size=300)
-    inner = bytes_tokenizer(tokenizers.pre_tokenizers.Whitespace(), byte_level())
+    inner = trained("gpt-2", size=330)
+    apart = [tokenizers.pre_tokenizers.Whitespace(), *WAYS["gpt-2"]]
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(apart)
     with pytest.raises(ValueError, match="no name for how"):
         text.to_gguf(
             text.Tokenizer(lambda s: inner.encode(s).ids, str, 330, None, 0, inner), size=400

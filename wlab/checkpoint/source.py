@@ -44,9 +44,9 @@ class Lazy:
         """The number of elements."""
         return prod(self.shape)
 
-    def astype(self, dtype: Any) -> "Lazy":
-        """As plain numbers of another dtype."""
-        name = np.dtype(dtype).name
+    def plain(self, floats: Any = None) -> "Lazy":
+        """As plain numbers; those that are floats as another dtype, if one is given."""
+        name = np.dtype(self.dtype if floats is None or "float" not in self.dtype else floats).name
         nbytes = self.size * np.dtype(name).itemsize
         return Lazy(self.shape, name, nbytes, lambda: self.read().astype(name, copy=False))
 

@@ -36,10 +36,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         source, write = _in_own_names(args)
     arrays = _as_tree(args.source) if args.tree else dict(source.arrays)
     as_is = renamed or (target.suffix == ".gguf" and args.dtype is None)
-    found = {
-        name: array if as_is else weight_files.plain(array, args.dtype)
-        for name, array in arrays.items()
-    }
+    found = {name: array if as_is else array.plain(args.dtype) for name, array in arrays.items()}
     if not args.dry_run:
         weight_files.write(write, target, found)
     total = sum(array.nbytes for array in found.values())

@@ -6,7 +6,6 @@ in memory. Where the target has no ending, it becomes a folder like the first mo
 
 import argparse
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     found = _merged(args)
     if not args.dry_run:
         if target != args.out:
-            _copy_beside(args.models[0], args.out)
+            args.out.mkdir(parents=True, exist_ok=True)
+            weight_files.copy_beside(args.models[0], args.out)
         weight_files.write(write, target, found)
     total = sum(array.nbytes for array in found.values())
     return {
@@ -118,7 +118,7 @@ def _merged(args: argparse.Namespace) -> dict[str, Any]:
     def leaf(merged: merging.MergedLeaf) -> Lazy:
         nbytes = int(np.prod(merged.shape)) * np.dtype(merged.dtype).itemsize
         whole = Lazy(merged.shape, merged.dtype, nbytes, merged.read)
-        return weight_files.plain(whole, args.dtype)
+        return whole.plain(args.dtype)
 
     merged = merging.merge_lazily(
         _method(args),
@@ -172,16 +172,6 @@ def _vocab(path: Path, metadata: Mapping[str, Any]) -> list[str] | None:
         return None
     vocab = json_object(path / "tokenizer.json").get("model", {}).get("vocab")
     return sorted(vocab, key=vocab.__getitem__) if isinstance(vocab, dict) else None
-
-
-def _copy_beside(model: Path, target: Path) -> None:
-    """Configuration and vocabulary; no weights and nothing that would be code."""
-    target.mkdir(parents=True, exist_ok=True)
-    for file in sorted(model.iterdir()):
-        if file.suffix in (".json", ".txt", ".model", ".jinja") and not file.name.endswith(
-            ".index.json"
-        ):
-            shutil.copyfile(file, target / file.name)
 
 
 def _numbers(text: str) -> float | list[float]:

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """A row a leaf, and sums."""
     quantized_leaves.refuse_misuse(args)
     source = quantized_files.opened(args.source)
-    plain = {name: weight_files.plain(array, args.dtype) for name, array in source.arrays.items()}
+    plain = {name: array.plain(args.dtype) for name, array in source.arrays.items()}
     choices = quantized_leaves.chosen(plain, args, rows=source.format == "gguf")
     return {"source": str(args.source), **told(source.arrays, plain, choices)}
 

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     kept: dict[str, int] = {}
     packed: dict[str, Any] = {}
     write = _writer(args, source, packed)
-    plain = {name: weight_files.plain(array, args.dtype) for name, array in source.arrays.items()}
+    plain = {name: array.plain(args.dtype) for name, array in source.arrays.items()}
     choosers = _choosers(plain, args)
     pruned = {
         name: thinning.thinned(name, array, choosers[name]) if name in choosers else array

@@ -122,7 +122,7 @@ def _refuse_k_elsewhere(args: argparse.Namespace, choices: Mapping[str, Any]) ->
 
 def _plain(args: argparse.Namespace, source: Opened) -> dict[str, Lazy]:
     """The arrays as they are written where they are not quantized."""
-    return {name: weight_files.plain(array, args.dtype) for name, array in source.arrays.items()}
+    return {name: array.plain(args.dtype) for name, array in source.arrays.items()}
 
 
 def _method(args: argparse.Namespace, source: Opened, choices: Mapping[str, Any]) -> Method:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from wlab.checkpoint import Lazy
-from wlab.cli import quantized_k, weight_files
+from wlab.cli import quantized_k
 from wlab.cli.quantized_source import Opened
 
 # `general.file_type`: llama.cpp's name for what most arrays are.
@@ -38,14 +38,18 @@ def arrays(
             "file, or a network of the LLaMA family: a folder of the hub, or a name of "
             "`wlab weights list`."
         )
+    from wlab.pretrained.networks.gguf import gguf_arrays
     from wlab.quantization.k_quants import KQuant
 
     rows = dict.fromkeys(plain, _identity)
     names = {name: name for name in plain}
     others = {name: _kept(source, array, name, args) for name, array in plain.items()}
+    angles: dict[str, Lazy] = {}  # of rotary positions: an array that is no leaf
     if source.network is not None:
         names, rows = _moves(source.network)
-        others = _exported(source, plain, args)
+        exported = gguf_arrays(source.network, dtype=args.dtype)
+        others = {path: exported.pop(name) for path, name in names.items()}
+        angles = exported
     written = {}
     for name, array in plain.items():
         lazy = others[name]
@@ -56,16 +60,7 @@ def arrays(
             lazy = _blocks(name, array, choices[name], made[name], rows[name])
         written[names[name]] = lazy
         found[name]["disk"] = lazy.nbytes
-    return written | _angles(source.network), _metadata(source, choices)
-
-
-def _angles(network: Any) -> dict[str, Lazy]:
-    """What a file says of rotary angles by an array, which is no leaf."""
-    from wlab.pretrained import export
-
-    if network is None:
-        return {}
-    return export(network.params, network.name_map, names=list(network.name_map.constants))
+    return written | angles, _metadata(source, choices)
 
 
 def _blocks(
@@ -105,20 +100,8 @@ def _blocks(
 def _kept(source: Opened, array: Lazy, name: str, args: argparse.Namespace) -> Lazy:
     """A leaf that is not quantized."""
     if len(array.shape) < 2:
-        return weight_files.plain(array, "float32")
+        return array.plain("float32")
     return source.arrays[name] if args.dtype is None else array
-
-
-def _exported(
-    source: Opened, plain: Mapping[str, Lazy], args: argparse.Namespace
-) -> dict[str, Lazy]:
-    """The arrays of a network's leaves as its file has them, by path."""
-    from wlab.pretrained import export
-
-    exported = export(source.network.params, source.network.name_map)
-    names, _ = _moves(source.network)
-    dtypes = {path: "float32" if len(x.shape) < 2 else args.dtype for path, x in plain.items()}
-    return {path: weight_files.plain(exported[name], dtypes[path]) for path, name in names.items()}
 
 
 def _moves(network: Any) -> tuple[dict[str, str], dict[str, Callable[[np.ndarray], np.ndarray]]]:

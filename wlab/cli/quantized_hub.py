@@ -1,7 +1,6 @@
 """Folders of the hub in compressed-tensors' format, written from another folder, and opened."""
 
 import argparse
-import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from wlab.checkpoint import Lazy, Source
+from wlab.cli import weight_files
 
 _CONFIG = "quantization_config"
-_COPIED = (".json", ".txt", ".model", ".jinja")
-_NOT_COPIED = ("config.json", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 _TURNED = ("gpt2",)  # families whose weights are (inputs, outputs), which readers do not expect
 
 
@@ -81,9 +79,7 @@ def write(
     if args.dry_run:
         return
     save_compressed_tensors(args.target, weights, config=config)
-    for file in source.iterdir():
-        if file.suffix in _COPIED and file.name not in _NOT_COPIED:
-            shutil.copyfile(file, args.target / file.name)
+    weight_files.copy_beside(source, args.target, but="config.json")
 
 
 def _scheme(name: str, format: Any, shape: tuple[int, ...]) -> Any:

@@ -1,6 +1,7 @@
 """What the verbs that write files of weights share: what they open, write and count."""
 
 import argparse
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from wlab.table import from_records
 
 Write: TypeAlias = Callable[[Path, Mapping[str, Lazy]], None]
 DTYPES = ("float32", "float16", "bfloat16")
+_COMPANIONS = (".json", ".txt", ".model", ".jinja")
 ENDINGS = (".safetensors", ".npz", ".msgpack", ".gguf")
 
 
@@ -36,9 +38,12 @@ def ending(path: Path) -> str:
     return path.suffix if path.suffix[1:2].isalpha() else ""
 
 
-def plain(array: Lazy, wanted: str | None) -> Lazy:
-    """The array as plain numbers; floats as `wanted`, if that is said."""
-    return array.astype(wanted if wanted is not None and "float" in array.dtype else array.dtype)
+def copy_beside(folder: Path, target: Path, *, but: str = "") -> None:
+    """Copies configuration and vocabulary; no weights, no list of them, nothing that is code."""
+    for file in sorted(folder.iterdir()):
+        listed = file.name == but or file.name.endswith(".index.json")
+        if file.suffix in _COMPANIONS and not listed:
+            shutil.copyfile(file, target / file.name)
 
 
 def writer(target: Path, metadata: Mapping[str, Any], *, force: bool) -> Write:

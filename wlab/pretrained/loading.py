@@ -118,13 +118,9 @@ def unread(
 
 def _unread(source: Source, move: Move, path: str, shape: tuple[int, ...], dtype: Any) -> Lazy:
     own = source.arrays[move.theirs[0]].dtype
-    array = Lazy(
-        shape,
-        own,
-        math.prod(shape) * np.dtype(own).itemsize,
-        lambda: np.asarray(_arrays(source, move)[path], order="C"),
-    )
-    return array if dtype is None or "float" not in own else array.astype(dtype)
+    nbytes = math.prod(shape) * np.dtype(own).itemsize
+    array = Lazy(shape, own, nbytes, lambda: np.asarray(_arrays(source, move)[path], order="C"))
+    return array.plain(dtype)
 
 
 def _arrays(source: Source, move: Move) -> Mapping[str, np.ndarray]:

@@ -8,6 +8,7 @@ from wlab.models import LlamaConfig, llama
 from wlab.pretrained import maps, text
 from wlab.pretrained.exporting import export
 from wlab.pretrained.name_map import NameMap
+from wlab.pretrained.networks.hub_llama import PARTS, family_of
 from wlab.pretrained.networks.network import Network, filled
 
 _SIZES = {
@@ -24,12 +25,6 @@ _HEAD = ("attention.key_length", "attention.value_length")  # said where width /
 _TURNED = "rope.dimension_count"  # how many entries of a head are turned
 _SCALING = "rope.scaling.type"
 _FACTORS = "rope_freqs.weight"  # an array: what rotary angles are divided by
-# Architectures as llama.cpp calls them, and what they have.
-_FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {"qkv_bias": False, "qk_norm": False},
-    "qwen2": {"qkv_bias": True, "qk_norm": False},
-    "qwen3": {"qkv_bias": False, "qk_norm": True},
-}
 _FILE_TYPES = {"float32": 0, "float16": 1, "bfloat16": 32}  # llama.cpp's, of most arrays
 
 
@@ -70,15 +65,21 @@ def to_gguf(
         ValueError: If the network is of another family or has no tokenizer, or llama.cpp has no
             name for how its vocabulary cuts texts.
     """
+    arrays = gguf_arrays(network, dtype=dtype)
+    most = arrays["token_embd.weight"].dtype
+    return arrays, gguf_metadata(network) | {"general.file_type": _FILE_TYPES[most]}
+
+
+def gguf_arrays(network: Network, *, dtype: str | None = None) -> dict[str, Lazy]:
+    """The leaves as arrays of a GGUF file, and what such a file says by an array that is no leaf.
+
+    Raises:
+        ValueError: If the network is none of LLaMA's kin.
+    """
     name_map = gguf_map(network.config)
     names = [*name_map.theirs, *name_map.constants]
     arrays = export(network.params, name_map, names=names)
-    made = {
-        name: array.astype("float32" if len(array.shape) < 2 else dtype or array.dtype)
-        for name, array in arrays.items()
-    }
-    most = made["token_embd.weight"].dtype
-    return made, gguf_metadata(network) | {"general.file_type": _FILE_TYPES[most]}
+    return {n: x.plain("float32" if len(x.shape) < 2 else dtype) for n, x in arrays.items()}
 
 
 def gguf_map(config: Any) -> NameMap:
@@ -122,23 +123,20 @@ def gguf_metadata(network: Network) -> dict[str, Any]:
 
 def _family(config: Any) -> str:
     """What llama.cpp calls the architecture."""
-    if isinstance(config, LlamaConfig) and config.rotary == "halves":
-        for family, parts in _FAMILIES.items():
-            if all(getattr(config, name) == has for name, has in parts.items()):
-                return family
-    raise ValueError(
-        f"to_gguf: llama.cpp has no name for a {type(config).__name__} of this kind; wlab knows "
-        f"{', '.join(_FAMILIES)}, their rotary pairs as halves."
-    )
+    family = family_of(config)
+    if family is None:
+        raise ValueError(
+            f"to_gguf: llama.cpp has no name for a {type(config).__name__} of this kind; wlab "
+            f"knows {', '.join(PARTS)}, their rotary pairs as halves."
+        )
+    return family
 
 
 def _config(source: Source) -> LlamaConfig:
     """The sizes that the metadata states, and angles that an array does."""
     family = source.metadata.get("general.architecture")
-    if family not in _FAMILIES:
-        raise ValueError(
-            f"from_gguf: the network is a {family!r}, wlab knows {', '.join(_FAMILIES)}."
-        )
+    if family not in PARTS:
+        raise ValueError(f"from_gguf: the network is a {family!r}, wlab knows {', '.join(PARTS)}.")
     said = {
         key.removeprefix(f"{family}."): value
         for key, value in source.metadata.items()
@@ -165,5 +163,5 @@ def _config(source: Source) -> LlamaConfig:
         tied="output.weight" not in source.arrays,
         head_size=0 if size == usual else size,
         rope_factors=tuple(slower),
-        **_FAMILIES[family],
+        **PARTS[family],
     )

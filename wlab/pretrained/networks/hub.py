@@ -51,28 +51,9 @@ def from_hub(folder: str | Path, *, dtype: Any = None, **options: Any) -> Networ
 
 def _tokenizer(folder: Path, sizes: Mapping[str, Any]) -> text.Tokenizer | None:
     whole, pair = folder / "tokenizer.json", (folder / "vocab.json", folder / "merges.txt")
-    if not whole.exists():
-        return text.from_merges(*pair) if all(file.exists() for file in pair) else None
-    words, own = text.from_hub(whole), folder / "tokenizer_config.json"
-    said = json_object(own) if own.exists() else {}
-    bos, eos = (_special(name, words, said, sizes) for name in ("bos", "eos"))
-    template, apart = said.get("chat_template"), folder / "chat_template.jinja"
-    if apart.exists():
-        template = apart.read_text(encoding="utf-8")
-    template = template if isinstance(template, str) else None  # a list names several
-    return replace(words, bos=bos, eos=eos, chat_template=template)
-
-
-def _special(
-    name: str, words: text.Tokenizer, said: Mapping[str, Any], sizes: Mapping[str, Any]
-) -> int | None:
-    """The number of a special token: what the tokenizer calls it, or else the network."""
-    token = said.get(f"{name}_token")
-    token = token.get("content") if isinstance(token, dict) else token
-    if isinstance(token, str):
-        return words.inner.token_to_id(token)
-    number = sizes.get(f"{name}_token_id")
-    return number[0] if isinstance(number, list) else number
+    if whole.exists():
+        return text.with_settings(text.from_hub(whole), folder, sizes)
+    return text.from_merges(*pair) if all(file.exists() for file in pair) else None
 
 
 def weights_of(folder: Path) -> Source:

@@ -10,7 +10,13 @@ from wlab.pretrained.maps.llama import llama_hub as llama_map
 from wlab.pretrained.name_map import NameMap
 from wlab.pretrained.networks.hub_words import refuse_other
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+# What each has, by the names that the hub and llama.cpp share; Mistral is a LLaMA.
+PARTS: dict[str, dict[str, Any]] = {
+    "llama": {"qkv_bias": False, "qk_norm": False},
+    "qwen2": {"qkv_bias": True, "qk_norm": False},
+    "qwen3": {"qkv_bias": False, "qk_norm": True},
+}
+FAMILIES = (*PARTS, "mistral")
 _WINDOW = {"mistral": 4096}  # tokens that attention sees back, where config.json does not say
 _HEAD_SIZE = {"qwen3": 128}
 
@@ -43,14 +49,26 @@ def llama(sizes: dict[str, Any], source: Source) -> tuple[LlamaConfig, Model, Na
         tied=sizes.get("tie_word_embeddings", False),
         head_size=0 if head_size * heads == width else head_size,
         rope_factors=factors,
-        qkv_bias=family == "qwen2",
-        qk_norm=family == "qwen3",
+        **PARTS[family if family in PARTS else "llama"],
     )
     _refuse_window(sizes, family, config.context)
-    name_map = llama_map(
+    return config, llama_model(config), hub_map(config)
+
+
+def hub_map(config: LlamaConfig) -> NameMap:
+    """How the hub names the leaves of a decoder."""
+    return llama_map(
         config.layers, tied=config.tied, qkv_bias=config.qkv_bias, qk_norm=config.qk_norm
     )
-    return config, llama_model(config), name_map
+
+
+def family_of(config: Any) -> str | None:
+    """The family that has just the parts of this decoder; None for any other network."""
+    if isinstance(config, LlamaConfig) and config.rotary == "halves":
+        for family, parts in PARTS.items():
+            if all(getattr(config, name) == has for name, has in parts.items()):
+                return family
+    return None
 
 
 def _refuse_window(sizes: dict[str, Any], family: str, context: int) -> None:

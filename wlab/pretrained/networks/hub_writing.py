@@ -12,16 +12,13 @@ from wlab.checkpoint.atomic import written_whole
 from wlab.models import LlamaConfig
 from wlab.pretrained import text
 from wlab.pretrained.exporting import export
-from wlab.pretrained.maps.llama import llama_hub
-from wlab.pretrained.name_map import NameMap
-from wlab.pretrained.networks.hub_llama import rope
+from wlab.pretrained.networks.hub_llama import family_of, hub_map, rope
 from wlab.pretrained.networks.network import Network
 
-# What the hub calls architectures with biases of q, k and v or not, norms of q and k or not.
-_FAMILIES = {
-    (False, False): ("llama", "LlamaForCausalLM"),
-    (True, False): ("qwen2", "Qwen2ForCausalLM"),
-    (False, True): ("qwen3", "Qwen3ForCausalLM"),
+_ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
 }
 _LLAMA_3 = {  # of 3.1, 3.2 and 3.3, which differ in the factor
     "rope_type": "llama3",
@@ -56,8 +53,8 @@ def to_hub(network: Network, *, dtype: str | None = None) -> tuple[dict[str, Laz
             angles are divided.
     """
     config = _config_json(network)
-    arrays = export(network.params, _name_map(network.config))
-    made = {name: array.astype(dtype or array.dtype) for name, array in arrays.items()}
+    arrays = export(network.params, hub_map(network.config))
+    made = {name: array.plain(dtype) for name, array in arrays.items()}
     return made, config | {"torch_dtype": made["model.embed_tokens.weight"].dtype}
 
 
@@ -77,23 +74,17 @@ def write_folder(
         text.save_hub(target, words)
 
 
-def _name_map(config: LlamaConfig) -> NameMap:
-    return llama_hub(
-        config.layers, tied=config.tied, qkv_bias=config.qkv_bias, qk_norm=config.qk_norm
-    )
-
-
 def _config_json(network: Network) -> dict[str, Any]:
     config, words = network.config, network.tokenizer
-    if not isinstance(config, LlamaConfig) or config.rotary != "halves":
+    family = family_of(config)
+    if family is None:
         raise ValueError(
             f"to_hub: a {type(config).__name__} is not of LLaMA's kin with rotary pairs as halves. "
             "Write its arrays by `export`, and its config.json as the hub has it."
         )
-    family, name = _FAMILIES[config.qkv_bias, config.qk_norm]
     ends = {} if words is None else {"bos_token_id": words.bos, "eos_token_id": words.eos}
     return {
-        "architectures": [name],
+        "architectures": [_ARCHITECTURES[family]],
         "model_type": family,
         "num_hidden_layers": config.layers,
         "hidden_size": config.width,

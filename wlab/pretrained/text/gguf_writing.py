@@ -100,8 +100,8 @@ def _kinds(model: Mapping[str, Any], texts: Sequence[str]) -> Iterator[dict[str,
             kind = {KEY + "model": "llama", KEY + "scores": scores}
             yield kind | {KEY + "add_space_prefix": first}
         return
+    joined = [" ".join(pair) for pair in pairs]
     for name in WRITTEN:
-        joined = [" ".join(pair) for pair in pairs]
         yield {KEY + "model": "gpt2", KEY + "pre": name, KEY + "merges": joined}
 
 

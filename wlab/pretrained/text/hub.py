@@ -1,10 +1,16 @@
-"""The `tokenizer.json` of the hub, out of it and into it."""
+"""The vocabulary in a folder of the hub, out of it and into it."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from wlab.checkpoint.atomic import written_whole
+from wlab.checkpoint.formats.json_text import json_object
 from wlab.pretrained.text.tokenizer import Tokenizer, library, wrapped
+
+_SETTINGS = "tokenizer_config.json"
 
 
 def from_hub(path: str | Path, *, longest: int | None = None) -> Tokenizer:
@@ -35,6 +41,37 @@ def from_hub(path: str | Path, *, longest: int | None = None) -> Tokenizer:
     return wrapped(inner)
 
 
+def with_settings(words: Tokenizer, folder: Path, sizes: Mapping[str, Any]) -> Tokenizer:
+    """With the special tokens and the template that a folder's other files state.
+
+    Args:
+        words: From the folder's `tokenizer.json`.
+        folder: With `tokenizer_config.json` and `chat_template.jinja`, or without.
+        sizes: Its `config.json`, which numbers special tokens as well.
+
+    Raises:
+        ValueError: If a file is damaged.
+    """
+    own, apart = folder / _SETTINGS, folder / "chat_template.jinja"
+    said = json_object(own) if own.exists() else {}
+    bos, eos = (_special(name, words, said, sizes) for name in ("bos", "eos"))
+    template = apart.read_text(encoding="utf-8") if apart.exists() else said.get("chat_template")
+    template = template if isinstance(template, str) else None  # a list names several
+    return replace(words, bos=bos, eos=eos, chat_template=template)
+
+
+def _special(
+    name: str, words: Tokenizer, said: Mapping[str, Any], sizes: Mapping[str, Any]
+) -> int | None:
+    """The number of a special token: what the tokenizer calls it, or else the network."""
+    token = said.get(f"{name}_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    if isinstance(token, str):
+        return words.inner.token_to_id(token)
+    number = sizes.get(f"{name}_token_id")
+    return number[0] if isinstance(number, list) else number
+
+
 def save_hub(folder: str | Path, words: Tokenizer) -> None:
     """Writes `tokenizer.json` and `tokenizer_config.json`, by which others make the same tokens.
 
@@ -59,7 +96,7 @@ def save_hub(folder: str | Path, words: Tokenizer) -> None:
         said["chat_template"] = words.chat_template
     for name, written in (
         ("tokenizer.json", inner.to_str(pretty=True)),
-        ("tokenizer_config.json", json.dumps(said, indent=2)),
+        (_SETTINGS, json.dumps(said, indent=2)),
     ):
         with written_whole(Path(folder) / name) as file:
             file.write(written.encode())
