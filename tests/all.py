@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,7 @@ def main() -> int:
     parser.add_argument("--only", default="")
     parser.add_argument("--minutes", type=float, default=float("inf"))
     flags = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # takes its pytest along
     commit, record = _commit(), {}
     path = Path(RECORDS) / f"{_code()}-{platform.python_version()}.json"
     if path.exists():

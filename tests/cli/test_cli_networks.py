@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from verbs import run_json
+from verbs import run_json, said
 
 from wlab import data, pretrained
 from wlab.cli.main import main
@@ -86,7 +86,20 @@ def test_text_goes_on_and_tells_its_speed(cached, capsys):
     found = run_json(capsys, *command)
     assert found["texts"] == ["Once upon a time, there was a"]
     assert found["tokens"] == 4
-    assert found["tokens_per_s"] > 0
+    assert found["tokens_per_s"] > 0 <= found["start_s"]
+
+
+def test_a_network_that_is_not_here_is_named_with_the_remedy(capsys, tmp_path):
+    for verb, *rest in (
+        ["generate", "hi"],
+        ["quantize", tmp_path / "x.gguf", "--format", "ggml_q8_0"],
+    ):
+        told = said(capsys, verb, "stories-15m", *rest)
+        assert "Nothing at stories-15m" in told and "mean stories15m?" in told
+        told = said(capsys, verb, "owner/name", *rest)
+        assert "mean" not in told and "hf download" in told
+    with pytest.raises(FileNotFoundError, match=r"is no folder with .* `hf download"):
+        pretrained.from_hub("owner/name")
 
 
 def test_alexnets_filters_are_waves_in_all_directions_and_shuffled_ones_are_not(

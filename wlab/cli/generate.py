@@ -1,6 +1,8 @@
 """`wlab generate NAME|PATH PROMPT`: text from a decoder, as it comes."""
 
 import argparse
+import os
+import statistics
 import sys
 import time
 from functools import partial
@@ -23,20 +25,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """The texts, and how long loading and drawing took."""
+    """The texts; seconds of loading and of compiling, and how fast tokens come after that."""
     import jax
 
     from wlab.models import empty_cache, generate
 
     began = time.monotonic()
     network = shelf.network(args)
-    loaded = time.monotonic()
+    load = time.monotonic() - began
     words = network.tokenizer
     if words is None:
         raise ValueError(f"{args.network} has no tokenizer: a text cannot be read.")
     prompts = [words.encode(prompt) for prompt in args.prompt]
     rows: list[list[int]] = [[] for _ in prompts]
-    shown = ""
+    times: list[float] = []  # of each step
+    shown, began = "", time.monotonic()
     for drawn in generate(
         network.model.apply,
         network.params,
@@ -47,6 +50,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         temperature=args.temperature,
         top_p=args.top_p,
     ):
+        times.append(time.monotonic() - began)
+        began += times[-1]
         ended = [words.eos in row for row in rows]
         rows = [
             row if end else [*row, int(token)]
@@ -56,13 +61,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             shown = _show(words.decode([*prompts[0], *rows[0]]), shown)
         if all(words.eos in row for row in rows):
             break
-    spent = time.monotonic() - loaded
+    step = statistics.median(times)
     texts = [words.decode([*p, *row]) for p, row in zip(prompts, rows, strict=True)]
     return {
         "texts": texts,
         "tokens": sum(map(len, rows)),
-        "load_s": round(loaded - began, 2),
-        "tokens_per_s": round(sum(map(len, rows)) / spent, 1),
+        "load_s": round(load, 2),
+        "start_s": round(sum(times) - step * len(times), 1),
+        "tokens_per_s": round(len(rows) / step, 1),
     }
 
 
@@ -70,7 +76,10 @@ def text(result: dict[str, Any]) -> str:
     """The texts, if they have not been shown as they came, and the speed."""
     shown = [] if len(result["texts"]) == 1 else result["texts"]
     speed = f"{result['tokens']} tokens, {result['tokens_per_s']} a second"
-    return "\n\n".join([*shown, f"\n({speed}; loaded in {result['load_s']} s)"])
+    spent = f"{result['load_s']} s to load, {result['start_s']} s to compile and read the prompt"
+    if result["start_s"] > 5 and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        spent += ": less the next time, if $JAX_COMPILATION_CACHE_DIR names a folder"
+    return "\n\n".join([*shown, f"\n({speed}; {spent})"])
 
 
 def _show(now: str, before: str) -> str:

@@ -43,11 +43,14 @@ def opened(
         open_file: Opens what is not to be a network.
 
     Raises:
+        FileNotFoundError: If there is no such file, folder or network.
         ValueError: If the file is quantized already, or is of no network and must be.
     """
     from wlab.pretrained.sources import SOURCES
 
     named, gguf = args.source in SOURCES, other.suffix == ".gguf"
+    if not named and not Path(args.source).exists():
+        raise FileNotFoundError(shelf.nowhere(args.source, SOURCES))
     reads_text = getattr(args, "method", None) in BY_TEXT
     if args.tree or reads_text or (named and not gguf):
         return _of_network(args, gguf=gguf)

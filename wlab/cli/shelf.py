@@ -1,6 +1,7 @@
 """What the verbs of data and networks have in common: lists of sources, flags, networks by name."""
 
 import argparse
+import difflib
 import logging
 import time
 from collections.abc import Mapping
@@ -57,6 +58,7 @@ def network(args: argparse.Namespace, **options: Any) -> Any:
     What loading took goes to the log. `options` are those of the functions that load.
 
     Raises:
+        FileNotFoundError: If it names nothing.
         ValueError: If the files are not those of a network that wlab knows.
     """
     import jax  # noqa: F401  its memory is not what the network takes
@@ -68,6 +70,8 @@ def network(args: argparse.Namespace, **options: Any) -> Any:
         found = pretrained.network(args.network, file=args.file, cache=args.cache, **options)
     elif Path(args.network).is_dir():
         found = pretrained.from_hub(args.network, **options)
+    elif not Path(args.network).exists():
+        raise FileNotFoundError(nowhere(args.network, pretrained.SOURCES))
     else:
         found = pretrained.from_gguf(args.network, **options)
     spent, most = time.monotonic() - began, most_resident()
@@ -83,3 +87,13 @@ def network(args: argparse.Namespace, **options: Any) -> Any:
         peak,
     )
     return found
+
+
+def nowhere(name: str, names: Mapping[str, Source]) -> str:
+    """That a network is neither here nor on the shelf, what may have been meant, and the remedy."""
+    near = difflib.get_close_matches(name, names, n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    return (
+        f"Nothing at {name}, and no such name in `wlab weights list`{meant}. "
+        "`hf download OWNER/NAME --local-dir FOLDER` gets a network from the hub."
+    )

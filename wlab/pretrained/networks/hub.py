@@ -33,6 +33,11 @@ def from_hub(folder: str | Path, *, dtype: Any = None, **options: Any) -> Networ
         ValueError: If the family is not known, or file and network do not fit.
     """
     folder = Path(folder)
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(
+            f"{folder} is no folder with a config.json. "
+            "`hf download OWNER/NAME --local-dir FOLDER` gets one from the hub."
+        )
     sizes = json_object(folder / "config.json")
     source = weights_of(folder)
     family = sizes.get("model_type")
