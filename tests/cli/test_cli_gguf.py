@@ -123,6 +123,17 @@ def test_a_gguf_file_is_converted_to_a_folder_of_the_hub(folder, tmp_path, capsy
     assert "End it in .safetensors" in said(capsys, "convert", weights, tmp_path / "other")
 
 
+def test_a_question_is_put_by_the_networks_template(folder, capsys):
+    flags = ["--steps", "3", "--temperature", "0"]
+    assert "no chat template" in said(capsys, "generate", folder, "ab", "--chat", *flags)
+    template = "<s>{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}</s>a"
+    (folder / "chat_template.jinja").write_text(template)
+    answer = run_json(capsys, "generate", folder, "ab", "--chat", *flags)
+    [whole] = run_json(capsys, "generate", folder, "userab</s>a", *flags)["texts"]
+    assert answer["tokens"] == 3 and whole.endswith(answer["texts"][0])
+    assert "user" in whole and "user" not in answer["texts"][0]
+
+
 def test_other_networks_have_no_gguf_file(folder, tmp_path, capsys):
     target = tmp_path / "q.gguf"
     (folder / "config.json").write_text(json.dumps(SIZES | {"model_type": "mamba"}))

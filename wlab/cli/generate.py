@@ -17,6 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     flag = parser.add_argument
     flag("network", help="a name of `wlab weights list`, a folder of the hub, or a GGUF file")
     flag("prompt", nargs="+", help="texts to go on from, a row each")
+    flag("--chat", action="store_true", help="put each as a question, by the network's template")
     flag("--steps", type=number(int, 1), default=64, help="tokens to draw [64]")
     flag("--temperature", type=number(float, 0), default=1.0, help="0 takes the likeliest [1]")
     flag("--top-p", type=number(float, 1e-9, 1), default=1.0, help="mass of the nucleus [1]")
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     words = network.tokenizer
     if words is None:
         raise ValueError(f"{args.network} has no tokenizer: a text cannot be read.")
-    prompts = [words.encode(prompt) for prompt in args.prompt]
+    prompts = [_read(prompt, words, chat=args.chat) for prompt in args.prompt]
+    given = [[] if args.chat else prompt for prompt in prompts]  # shown before what is drawn
     rows: list[list[int]] = [[] for _ in prompts]
     times: list[float] = []  # of each step
     shown, began = "", time.monotonic()
@@ -58,16 +60,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             for row, token, end in zip(rows, drawn, ended, strict=True)
         ]
         if len(rows) == 1 and not args.json:
-            shown = _show(words.decode([*prompts[0], *rows[0]]), shown)
+            shown = _show(words.decode([*given[0], *rows[0]]), shown)
         if all(words.eos in row for row in rows):
             break
     step = statistics.median(times)
-    texts = [words.decode([*p, *row]) for p, row in zip(prompts, rows, strict=True)]
+    texts = [words.decode([*p, *row]) for p, row in zip(given, rows, strict=True)]
     return {
         "texts": texts,
         "tokens": sum(map(len, rows)),
         "load_s": round(load, 2),
-        "start_s": round(sum(times) - step * len(times), 1),
+        "start_s": round(max(sum(times) - step * len(times), 0), 1),
         "tokens_per_s": round(len(rows) / step, 1),
     }
 
@@ -80,6 +82,15 @@ def text(result: dict[str, Any]) -> str:
     if result["start_s"] > 5 and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         spent += ": less the next time, if $JAX_COMPILATION_CACHE_DIR names a folder"
     return "\n\n".join([*shown, f"\n({speed}; {spent})"])
+
+
+def _read(prompt: str, words: Any, *, chat: bool) -> list[int]:
+    """The tokens of a text to go on from, or of a question to answer."""
+    if not chat:
+        return words.encode(prompt)
+    from wlab.pretrained.text import apply_chat_template
+
+    return apply_chat_template(words, [{"role": "user", "content": prompt}])
 
 
 def _show(now: str, before: str) -> str:

@@ -1,6 +1,7 @@
 """Tokenizers built from each network's own vocabulary (extra `text`)."""
 
 from wlab.pretrained.text.byte_level import from_merges as from_merges
+from wlab.pretrained.text.conversations import apply_chat_template as apply_chat_template
 from wlab.pretrained.text.gguf import from_gguf as from_gguf
 from wlab.pretrained.text.gguf_writing import to_gguf as to_gguf
 from wlab.pretrained.text.hub import from_hub as from_hub

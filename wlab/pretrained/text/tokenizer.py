@@ -17,7 +17,7 @@ class Tokenizer:
         bos: The token that texts begin with, if they do.
         eos: The token that ends a text.
         inner: What it was made of, of the `tokenizers` package; None for another's.
-        chat_template: How conversations become texts, in Jinja; kept for those who run it.
+        chat_template: How conversations become texts, in Jinja: see `apply_chat_template`.
     """
 
     encode: Callable[[str], list[int]]
