@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.fitting import fit
 from experiments.parts import in_parts
 from wlab import data, pretrained, training
 from wlab.transform import Params, WeightTransform
@@ -52,8 +54,18 @@ def whole() -> Net:
     return Net(leaves, partial(apply, train=True), partial(apply, train=False))
 
 
-def trained(net: Net, weights: WeightTransform, train: data.Arrays, tuning: Tuning) -> Net:
-    """After more steps on images mirrored and moved at random, seen through a transform."""
+def trained(
+    net: Net,
+    weights: WeightTransform,
+    train: data.Arrays,
+    tuning: Tuning,
+    *,
+    directory: Path | None = None,
+) -> Net:
+    """After more steps on images mirrored and moved at random, seen through a transform.
+
+    Under a directory it is saved as it goes, and goes on when it is called again.
+    """
 
     run = in_parts(net.train)
 
@@ -74,7 +86,7 @@ def trained(net: Net, weights: WeightTransform, train: data.Arrays, tuning: Tuni
     )
     step = training.compile_step(training.make_step(loss, weights, tx), state)
     read = data.reader(train, tuning.batch, seed=tuning.seed)
-    state = training.fit(step, state, read, steps=tuning.steps)
+    state = fit(step, state, read, steps=tuning.steps, directory=directory)
     seen = training.params_of(state, weights)
     return net._replace(leaves={"params": seen, "state": state.model_state})
 

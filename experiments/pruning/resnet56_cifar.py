@@ -8,7 +8,7 @@ weights, or of channels in every layer, by chance.
 
 Run     python -m experiments.pruning.resnet56_cifar
 Cost    on 2 CPU cores an hour for each row that is trained, less for smaller networks; a run that
-        is cut off goes on with the next row
+        is cut off goes on within its row
 Paper   Zhu & Gupta 2017 (arXiv:1710.01878) for the schedule; Li et al. 2017 (arXiv:1608.08710),
         table 1: ResNet-56 93.04 %, with 27.6 % of the multiply-adds gone 93.06 %
 Expect  80 % of the weights: no loss worth naming; half of the multiply-adds: 2 to 3 points
@@ -81,7 +81,7 @@ def run(config: Config, directory: Path) -> dict[str, Any]:
     whole = cache(resnet56.whole)
 
     def measure(row: Row) -> float:
-        return 100 * resnet56.error(_pruned(row, whole(), sets.train, config), test)
+        return 100 * resnet56.error(_pruned(row, whole(), sets.train, config, directory), test)
 
     errors = {
         row.name: kept(directory / f"{row.name}.json", partial(measure, row), name="% wrong")
@@ -102,11 +102,14 @@ def show(results: dict[str, Any]) -> str:
     return str(Table(("ResNet-56 on CIFAR-10", "% left", "% right"), tuple(rows)))
 
 
-def _pruned(row: Row, net: resnet56.Net, train: data.Arrays, config: Config) -> resnet56.Net:
+def _pruned(
+    row: Row, net: resnet56.Net, train: data.Arrays, config: Config, directory: Path
+) -> resnet56.Net:
     params, key = net.leaves["params"], jax.random.key(config.seed)
     tuning = resnet56.Tuning(config.steps, config.batch, config.rate, config.seed)
+    trained = partial(resnet56.trained, train=train, tuning=tuning, directory=directory / row.name)
     if row.kind == "channels":
-        return resnet56.trained(_smaller(row, net, config), identity(), train, tuning)
+        return trained(_smaller(row, net, config), identity())
     if row.kind == "at once":
         pruned = pruning.prune(params, row.left, KERNELS)
         if row.by == "chance":
@@ -114,11 +117,9 @@ def _pruned(row: Row, net: resnet56.Net, train: data.Arrays, config: Config) -> 
             pruned = pruning.tickets.rewound(params, masks)
         return net._replace(leaves=net.leaves | {"params": pruned})
     if row.by == "chance":
-        return resnet56.trained(
-            net, pruning.static(row.left, KERNELS, allocation=pruning.uniform), train, tuning
-        )
+        return trained(net, pruning.static(row.left, KERNELS, allocation=pruning.uniform))
     density = pruning.cubic(1.0, row.left, end=2 * config.steps // 3)
-    return resnet56.trained(net, pruning.magnitude(density, KERNELS, every=20), train, tuning)
+    return trained(net, pruning.magnitude(density, KERNELS, every=20))
 
 
 def _smaller(row: Row, net: resnet56.Net, config: Config) -> resnet56.Net:

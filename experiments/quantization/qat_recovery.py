@@ -9,7 +9,7 @@ method what more training does to any network. stories15M is calibrated, trained
 stories that it told itself in float32 at temperature 1, each on others.
 
 Run     python -m experiments.quantization.qat_recovery
-Cost    not measured on CPUs; a run that is cut off goes on with the next figure
+Cost    not measured on CPUs; a run that is cut off goes on within its figure
 Paper   Esser et al. 2020 (arXiv:1902.08153), table 1: ResNet-18 70.5; 3 bits 70.2, inputs too.
         QAT at 4 bits recovers 34 to 68 % of what rounding a language model loses
 Expect  half of what the best rounding loses, in one epoch
@@ -27,6 +27,7 @@ import numpy as np
 import optax
 
 from experiments import resnet56, runner
+from experiments.fitting import fit
 from experiments.kept import kept
 from experiments.pruning.texts import KERNELS, Reading, stories
 from wlab import data, quantization, training, tree
@@ -73,7 +74,7 @@ class Subject(NamedTuple):
         forward: Of the parameters and a batch.
         calibration: Batches, by a seed.
         stages: The order in which GPTQ comes to the leaves.
-        train: Trains on, seen through a transform, by a seed.
+        train: Trains on, seen through a transform, for a figure of the page.
         judge: The figure of the page: the lower, the better.
     """
 
@@ -83,7 +84,7 @@ class Subject(NamedTuple):
     forward: Callable[..., Any]
     calibration: Callable[[int], Batches]
     stages: list[str]
-    train: Callable[[WeightTransform, int], Seen]
+    train: Callable[[WeightTransform, "Cell"], Seen]
     judge: Callable[[Seen], float]
 
 
@@ -95,10 +96,13 @@ class Cell(NamedTuple):
     bits: int
     seed: int
 
+    def folder(self, directory: Path) -> Path:
+        """Where its training is kept."""
+        return directory / "-".join(map(str, self)).replace(" ", "-").replace(",", "")
+
     def path(self, directory: Path) -> Path:
         """Where it is kept."""
-        name = "-".join(map(str, self)).replace(" ", "-").replace(",", "")
-        return directory / f"{name}.json"
+        return self.folder(directory).with_suffix(".json")
 
 
 def run(config: Config, directory: Path) -> dict[str, Any]:
@@ -125,12 +129,12 @@ def in_few_bits(subject: Subject, cell: Cell) -> Seen:
     if cell.method == "as it came":
         return subject.seen
     if cell.method == CONTROL:
-        return subject.train(identity(), cell.seed)
+        return subject.train(identity(), cell)
     any_format = integer(cell.bits)
     if cell.method == "straight-through":
-        return subject.train(quantization.fake_quant(any_format, subject.rules), cell.seed)
+        return subject.train(quantization.fake_quant(any_format, subject.rules), cell)
     if cell.method == "learned scales":
-        return subject.train(quantization.lsq(any_format, subject.rules), cell.seed)
+        return subject.train(quantization.lsq(any_format, subject.rules), cell)
     ends = quantization.mse() if cell.method.endswith("least squares") else quantization.absmax
     params = subject.seen.params
     if cell.method.startswith("gptq"):
@@ -183,7 +187,6 @@ def _cells(config: Config) -> list[Cell]:
 
 
 def _photographs(config: Config, directory: Path) -> Subject:
-    del directory
     net, sets = resnet56.whole(), data.cifar10()
     test = data.take(sets.test, slice(0, config.test or len(sets.test["label"])))
     kernel = integer(config.bits, axis=(0, 1, 2))
@@ -199,9 +202,9 @@ def _photographs(config: Config, directory: Path) -> Subject:
         images = jnp.asarray(sets.train["image"][chosen], jnp.float32) / 255
         return [(images[i : i + 128],) for i in range(0, len(images), 128)]
 
-    def train(weights: WeightTransform, seed: int) -> Seen:
-        tuning = resnet56.Tuning(steps, 128, rate, seed)
-        leaves = resnet56.trained(net, weights, sets.train, tuning).leaves
+    def train(weights: WeightTransform, cell: Cell) -> Seen:
+        tuning, folder = resnet56.Tuning(steps, 128, rate, cell.seed), cell.folder(directory)
+        leaves = resnet56.trained(net, weights, sets.train, tuning, directory=folder).leaves
         return Seen(leaves["params"], leaves["state"])
 
     def judge(seen: Seen) -> float:
@@ -226,12 +229,14 @@ def _stories(config: Config, directory: Path) -> Subject:
         Seen(network.params, ()),
         *(rules, rules, network.model.apply, partial(read.batches, batch=16)),
         read.stages,
-        partial(_told_on, config, read),
+        partial(_told_on, config, read, directory),
         lambda seen: read.perplexity(seen.params),
     )
 
 
-def _told_on(config: Config, read: Reading, weights: WeightTransform, seed: int) -> Seen:
+def _told_on(
+    config: Config, read: Reading, directory: Path, weights: WeightTransform, cell: Cell
+) -> Seen:
     """Trained on stories that the network told."""
     steps, rate = _of(config, 1)
     rows = np.concatenate([read.calibration(_TEXTS + i) for i in range(config.draws)])
@@ -246,10 +251,10 @@ def _told_on(config: Config, read: Reading, weights: WeightTransform, seed: int)
 
     rates = training.warmup_cosine(rate, warmup=steps // 20, steps=steps)
     tx = optax.adam(rates, b2=0.95)
-    state = training.init_state(read.network.params, weights, tx, key=jax.random.key(seed))
+    state = training.init_state(read.network.params, weights, tx, key=jax.random.key(cell.seed))
     step = training.compile_step(training.make_step(loss, weights, tx), state)
-    read_rows = data.reader({"tokens": rows}, 16, seed=seed)
-    state = training.fit(step, state, read_rows, steps=steps)
+    read_rows = data.reader({"tokens": rows}, 16, seed=cell.seed)
+    state = fit(step, state, read_rows, steps=steps, directory=cell.folder(directory))
     return Seen(training.params_of(state, weights), ())
 
 

@@ -31,13 +31,13 @@ def toy(steps: int) -> Subject:
     def forward(params, x):
         return x @ params["kernel"] + params["bias"][None]
 
-    def train(weights, seed):
+    def train(weights, cell):
         def loss(params, state, batch, key):
             del key
             return jnp.sum((forward(params, x) - target) ** 2), (jnp.float32(len(x)), state, {})
 
         tx = optax.sgd(0.001)
-        state = training.init_state(params, weights, tx, key=jax.random.key(seed))
+        state = training.init_state(params, weights, tx, key=jax.random.key(cell.seed))
         step = training.compile_step(training.make_step(loss, weights, tx), state)
         for _ in range(steps):
             state, _ = step(state, {"x": x})
