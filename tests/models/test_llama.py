@@ -84,7 +84,7 @@ def test_the_decoder_computes_what_numpy_does(config: LlamaConfig, drawn: Draw):
     )
 
 
-@pytest.mark.parametrize("config", [CONFIG, QWEN])
+@pytest.mark.parametrize("config", [CONFIG, QWEN, replace(CONFIG, window=2)])
 def test_reading_on_from_a_cache_equals_reading_at_once(config: LlamaConfig, drawn: Draw):
     model = llama(config)
     params, tokens = drawn(model), jnp.array(TOKENS)

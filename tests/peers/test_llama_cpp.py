@@ -133,6 +133,8 @@ ANGLES = {
 KIN = {
     "llama 3": transformers.LlamaConfig(**SMALL, rope_parameters=ANGLES),
     "mistral": transformers.MistralConfig(**SMALL, sliding_window=None, head_dim=32),
+    # Its window is wider than what llama.cpp, which has none, is asked, and narrower than the text.
+    "mistral 0.1": transformers.MistralConfig(**SMALL, sliding_window=110, head_dim=32),
     "qwen2": transformers.Qwen2Config(**SMALL),
     "qwen3": transformers.Qwen3Config(**SMALL, head_dim=32),
 }

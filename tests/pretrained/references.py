@@ -54,10 +54,12 @@ def llama(
     base: float = 10_000.0,
     slower: np.ndarray | float = 1.0,
     more: Collection[str] = (),
+    window: int = 0,
 ) -> np.ndarray:
     """The logits of one sequence; `weight(role, layer)` reads an array, kernels as (out, in).
 
-    `more` has the roles of biases and norms, as `q_bias` and `k_norm`, if the network has them.
+    `more` has the roles of biases and norms, as `q_bias` and `k_norm`, if the network has them;
+    each token sees `window` tokens, itself the last.
     """
     x = weight("embed", 0)[tokens]
     size = len(weight("q", 0)) // heads
@@ -73,7 +75,8 @@ def llama(
         both = np.stack([z.real, z.imag], -1)
         return both.reshape(x.shape) if interleaved else np.concatenate([z.real, z.imag], -1)
 
-    future = np.triu(np.full((len(x), len(x)), -np.inf), 1)
+    back = np.subtract.outer(np.arange(len(x)), np.arange(len(x)))
+    unseen = np.where((back < 0) | (back >= (window or len(x))), -np.inf, 0.0)
     for i in range(layers):
         h = norm(x, weight("norm_1", i))
         q, k, v = (
@@ -86,7 +89,7 @@ def llama(
             q, k = norm(q, weight("q_norm", i)), norm(k, weight("k_norm", i))
         q, k = turned(q), turned(k)
         k, v = (np.repeat(y, heads // y.shape[1], axis=1) for y in (k, v))
-        mixed = softmax(np.einsum("qhd,khd->hqk", q, k) / np.sqrt(size) + future)
+        mixed = softmax(np.einsum("qhd,khd->hqk", q, k) / np.sqrt(size) + unseen)
         x = x + np.einsum("hqk,khd->qhd", mixed, v).reshape(len(x), -1) @ weight("o", i).T
         h = norm(x, weight("norm_2", i))
         gate = h @ weight("gate", i).T

@@ -37,6 +37,7 @@ LLAMA_3 = {
 # A folder's sizes, the entries of a head, what there is more than in LLaMA, llama.cpp's name.
 KIN = {
     "mistral": ({"model_type": "mistral", "sliding_window": None, "head_dim": 6}, 6, (), "llama"),
+    "mistral 0.1": ({"model_type": "mistral", "sliding_window": 3}, 4, (), "llama"),
     "qwen2": ({"model_type": "qwen2"}, 4, BIASES, "qwen2"),
     "qwen3": ({"model_type": "qwen3", "head_dim": 10}, 10, NORMS, "qwen3"),
     "llama 3.2": ({"rope_scaling": LLAMA_3, "rope_theta": 50.0, "head_dim": 12}, 12, (), "llama"),
@@ -108,6 +109,7 @@ def logits(arrays: dict[str, np.ndarray], names: dict[str, str], kin: str, *, in
         base=sizes.get("rope_theta", 10_000.0),
         slower=slower_of(sizes, size),
         more=more,
+        window=sizes.get("sliding_window") or 0,
     )
 
 
@@ -123,6 +125,8 @@ def test_a_folder_and_its_gguf_file_compute_what_numpy_does(tmp_path, kin):
     save_gguf(tmp_path / "w.gguf", there, metadata=metadata)
     family = KIN[kin][3]
     assert metadata["general.architecture"] == family
+    longest = metadata[f"{family}.context_length"]  # up to which llama.cpp computes the same
+    assert longest == (KIN[kin][0].get("sliding_window") or 64)
     written = {name: a.read() for name, a in open_source(tmp_path / "w.gguf").arrays.items()}
     names, turned = {**GGUF, **MORE_GGUF}, family == "llama"
     in_file = logits(written, names, kin, interleaved=turned)
@@ -190,10 +194,26 @@ def test_other_networks_have_no_folder_of_llama_s(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("sizes", "window"),
+    [({}, 4096), ({"sliding_window": 9}, 9), ({"sliding_window": 5000}, 0)],
+)
+def test_mistral_s_window_is_4096_tokens_where_none_is_said(tmp_path, sizes, window):
+    folder_of(tmp_path, "mistral 0.1")
+    whole = json.loads((tmp_path / "config.json").read_text()) | {"max_position_embeddings": 5000}
+    del whole["sliding_window"]
+    (tmp_path / "config.json").write_text(json.dumps(whole | sizes))
+    network = from_hub(tmp_path, lazy=True)
+    assert network.config.window == window
+    _, written = to_hub(network)
+    assert written.get("sliding_window", 0) == window
+    assert written["model_type"] == ("mistral" if window else "llama")
+    with pytest.raises(ValueError, match="a qwen2 of the hub has no window of 9 tokens"):
+        to_hub(replace(network, config=replace(network.config, qkv_bias=True, window=9)))
+
+
+@pytest.mark.parametrize(
     ("sizes", "said"),
     [
-        ({"model_type": "mistral"}, "sees 4096 tokens back of 5000"),
-        ({"model_type": "mistral", "sliding_window": 9}, "sees 9 tokens back of 5000"),
         ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window=True"),
         ({"attention_bias": True}, "attention_bias=True"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),

@@ -106,22 +106,29 @@ def empty_cache(
     return Cache(k, v, jnp.int32(0), pads)
 
 
-def view_of(tokens: Int[Array, "batch time"], cache: Cache | None) -> View:
+def view_of(tokens: Int[Array, "batch time"], cache: Cache | None, *, window: int = 0) -> View:
     """Where the tokens stand, and the keys up to each: of these tokens alone, or of the cache.
 
-    Padding takes no place: a row's first token stands at place 0.
+    Padding takes no place: a row's first token stands at place 0. With a window each sees no more
+    than so many keys, its own the last of them.
     """
     time = tokens.shape[1]
     at = jnp.arange(time)
     if cache is None:
-        return View(jnp.broadcast_to(at, tokens.shape), jnp.tri(time, dtype=bool)[None])
+        return View(jnp.broadcast_to(at, tokens.shape), _up_to(at, at, window)[None])
     at = at + cache.length
     keys = jnp.arange(cache.k.shape[2])
     places = jnp.maximum(at[None] - cache.pads[:, None], 0)
     held = (keys[None] >= cache.pads[:, None])[:, None]
     itself = keys[None] == at[:, None]  # also a pad sees something, lest it become NaN
-    seen = (keys[None] <= at[:, None])[None] & held | itself[None]
-    return View(places, seen)
+    return View(places, _up_to(at, keys, window)[None] & held | itself[None])
+
+
+def _up_to(
+    at: Int[Array, " time"], keys: Int[Array, " keys"], window: int
+) -> Bool[Array, "time keys"]:
+    before = keys[None] <= at[:, None]
+    return before & (keys[None] > at[:, None] - window) if window else before
 
 
 def past_of(cache: Cache | None, layer: int) -> Past | None:

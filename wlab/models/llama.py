@@ -36,6 +36,7 @@ class LlamaConfig:
         rope_factors: What the rotary angles are divided by, one for each pair; empty for nothing.
         qkv_bias: Whether queries, keys and values have biases, as Qwen2's.
         qk_norm: Whether each query and key is normed before it is turned, as Qwen3's.
+        window: How many tokens each sees, itself the last, as in Mistral's first; 0 stands for all.
     """
 
     layers: int
@@ -53,6 +54,7 @@ class LlamaConfig:
     rope_factors: tuple[float, ...] = ()
     qkv_bias: bool = False
     qk_norm: bool = False
+    window: int = 0
 
     def __post_init__(self) -> None:
         refuse_layout(self.rotary)
@@ -118,7 +120,7 @@ class Llama(nnx.Module):
     def __init__(self, config: LlamaConfig, *, kernel_init: Initializer, rngs: nnx.Rngs):
         linear = partial(nnx.Linear, use_bias=False, kernel_init=kernel_init, rngs=rngs)
         self.embed = Embed(config.vocab, config.width, init=kernel_init, rngs=rngs)
-        self.layers = config.layers
+        self.layers, self.window = config.layers, config.window
         for i in range(config.layers):
             setattr(self, f"block_{i}", _Block(config, linear=linear))
         self.norm = RMSNorm(config.width, epsilon=config.epsilon)
@@ -134,7 +136,7 @@ class Llama(nnx.Module):
     def __call__(
         self, tokens: Int[Array, "batch time"], *, cache: Cache | None = None
     ) -> Float[Array, "batch time vocab"] | tuple[Float[Array, "batch time vocab"], Cache]:
-        view = view_of(tokens, cache)
+        view = view_of(tokens, cache, window=self.window)
         x, kept = self.embed(tokens), []
         for i in range(self.layers):
             x, kv = getattr(self, f"block_{i}")(x, view, past_of(cache, i))
@@ -159,6 +161,7 @@ def llama(config: LlamaConfig, *, kernel_init: Initializer = normal(0.02)) -> Mo
     Reference:
         Touvron et al. 2023 (arXiv:2302.13971), §2.2; Ainslie et al. 2023 (arXiv:2305.13245):
         grouped queries; Shazeer 2020 (arXiv:2002.05202), eq. 6: gated units; Yang et al. 2024
-        (arXiv:2407.10671), §2.2: biases; Yang et al. 2025 (arXiv:2505.09388), §2: norms.
+        (arXiv:2407.10671), §2.2: biases; Yang et al. 2025 (arXiv:2505.09388), §2: norms;
+        Jiang et al. 2023 (arXiv:2310.06825), §2: windows.
     """
     return from_nnx(lambda rngs: Llama(config, kernel_init=kernel_init, rngs=rngs))

@@ -112,6 +112,8 @@ def gguf_metadata(network: Network) -> dict[str, Any]:
         raise ValueError("to_gguf: the network has no tokenizer, which a GGUF file holds.")
     heads = dict.fromkeys(_HEAD, config.size) if config.head_size else {}
     sizes = {key: getattr(config, name) for name, key in _SIZES.items()} | heads
+    if config.window:  # which llama.cpp does not know: up to there it computes the same
+        sizes[_SIZES["context"]] = config.window
     return {
         "general.architecture": family,
         **{f"{family}.{key}": value for key, value in sizes.items()},

@@ -49,9 +49,9 @@ def llama(sizes: dict[str, Any], source: Source) -> tuple[LlamaConfig, Model, Na
         tied=sizes.get("tie_word_embeddings", False),
         head_size=0 if head_size * heads == width else head_size,
         rope_factors=factors,
+        window=_window(sizes, family),
         **PARTS[family if family in PARTS else "llama"],
     )
-    _refuse_window(sizes, family, config.context)
     return config, llama_model(config), hub_map(config)
 
 
@@ -71,13 +71,10 @@ def family_of(config: Any) -> str | None:
     return None
 
 
-def _refuse_window(sizes: dict[str, Any], family: str, context: int) -> None:
-    window = sizes.get("sliding_window", _WINDOW.get(family))
-    if family in _WINDOW and window is not None and window < context:
-        raise ValueError(
-            f"config.json asks for attention that sees {window} tokens back of {context}, which "
-            "llama() lacks."
-        )
+def _window(sizes: dict[str, Any], family: str) -> int:
+    """How many tokens each sees; 0 where that is all."""
+    window = sizes.get("sliding_window", _WINDOW[family]) if family in _WINDOW else None
+    return window if window is not None and window < sizes["max_position_embeddings"] else 0
 
 
 def rope(sizes: dict[str, Any], *, size: int) -> tuple[float, tuple[float, ...]]:

@@ -17,6 +17,7 @@ from wlab.pretrained.networks.network import Network
 
 _ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
@@ -82,6 +83,9 @@ def _config_json(network: Network) -> dict[str, Any]:
             f"to_hub: a {type(config).__name__} is not of LLaMA's kin with rotary pairs as halves. "
             "Write its arrays by `export`, and its config.json as the hub has it."
         )
+    if config.window and family != "llama":
+        raise ValueError(f"to_hub: a {family} of the hub has no window of {config.window} tokens.")
+    family = "mistral" if config.window else family
     ends = {} if words is None else {"bos_token_id": words.bos, "eos_token_id": words.eos}
     return {
         "architectures": [_ARCHITECTURES[family]],
@@ -99,6 +103,7 @@ def _config_json(network: Network) -> dict[str, Any]:
         "rope_scaling": _scaling(config),
         "tie_word_embeddings": config.tied,
         "hidden_act": "silu",
+        **({"sliding_window": config.window} if config.window else {}),
         **ends,
     }
 
