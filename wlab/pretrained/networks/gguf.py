@@ -54,6 +54,9 @@ def to_gguf(
     `wlab.checkpoint.save_gguf(path, arrays, metadata=metadata)` reads, turns and writes one leaf at
     a time.
 
+    llama.cpp gives these no window of attention. Where a network has one, the file says that its
+    context is as long: up to there both compute the same.
+
     Args:
         network: From files of any kind, with its tokenizer. Its leaves may be `Lazy`.
         dtype: Of matrices; None stands for what they are. Vectors are float32, as llama.cpp wants.
