@@ -4,11 +4,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-
-from wlab import tree
 
 
 class LoopState(NamedTuple):
@@ -59,15 +56,3 @@ def abstract(state: Any) -> Any:
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
-
-
-def bits_of(leaf: Any) -> bytes:
-    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes()
-
-
-def assert_same_bits(a: Any, b: Any) -> None:
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    left, right = tree.leaves(a), tree.leaves(b)
-    assert {p: x.dtype for p, x in left.items()} == {p: x.dtype for p, x in right.items()}
-    assert [p for p in left if bits_of(left[p]) != bits_of(right[p])] == []

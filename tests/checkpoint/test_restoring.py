@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from loop_states import abstract, assert_same_bits, loop_state, placed
+from loop_states import abstract, loop_state, placed
+from same_bits import assert_same_bits
 
 from wlab.checkpoint import Saver, restore, save
 

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from loop_states import assert_same_bits, loop_state
+from loop_states import loop_state
+from same_bits import assert_same_bits
 
 from wlab.checkpoint import Best, Saver, best, latest, restore, save, steps
 

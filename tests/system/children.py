@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from same_bits import bits_of
 
 from wlab import checkpoint, tree
 
@@ -101,12 +101,6 @@ def bits(out: Path, step: int | None = None) -> dict[str, bytes]:
     """Every bit of a saved state, by path; of the newest step unless one is named."""
     saved = tree.leaves(checkpoint.load(out if step is None else out / str(step)))
     return {path: bits_of(leaf) for path, leaf in saved.items()}
-
-
-def bits_of(leaf: Any) -> bytes:
-    """The bits of one array or typed key."""
-    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes()
 
 
 def weights(out: Path) -> dict[str, np.ndarray]:

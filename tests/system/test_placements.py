@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from children import Child, bits, bits_of, child, free_port, trained, weights
+from children import Child, bits, child, free_port, trained, weights
+from same_bits import bits_of
 
 from wlab import checkpoint, training, tree
 from wlab.cli.main import main

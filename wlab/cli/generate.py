@@ -6,6 +6,7 @@ import statistics
 import sys
 import time
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from wlab.cli import shelf
@@ -33,15 +34,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     began = time.monotonic()
     network = shelf.network(args)
-    load = time.monotonic() - began
+    loaded = time.monotonic()
     words = network.tokenizer
     if words is None:
         raise ValueError(f"{args.network} has no tokenizer: a text cannot be read.")
     prompts = [_read(prompt, words, chat=args.chat) for prompt in args.prompt]
     given = [[] if args.chat else prompt for prompt in prompts]  # shown before what is drawn
     rows: list[list[int]] = [[] for _ in prompts]
-    times: list[float] = []  # of each step
-    shown, began = "", time.monotonic()
+    shown, drawn_at = "", [time.monotonic()]
     for drawn in generate(
         network.model.apply,
         network.params,
@@ -52,8 +52,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         temperature=args.temperature,
         top_p=args.top_p,
     ):
-        times.append(time.monotonic() - began)
-        began += times[-1]
+        drawn_at.append(time.monotonic())
         ended = [words.eos in row for row in rows]
         rows = [
             row if end else [*row, int(token)]
@@ -63,13 +62,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             shown = _show(words.decode([*given[0], *rows[0]]), shown)
         if all(words.eos in row for row in rows):
             break
-    step = statistics.median(times)
+    step = statistics.median(b - a for a, b in pairwise(drawn_at))
+    start = drawn_at[-1] - drawn_at[0] - step * (len(drawn_at) - 1)
     texts = [words.decode([*p, *row]) for p, row in zip(given, rows, strict=True)]
     return {
         "texts": texts,
         "tokens": sum(map(len, rows)),
-        "load_s": round(load, 2),
-        "start_s": round(max(sum(times) - step * len(times), 0), 1),
+        "load_s": round(loaded - began, 2),
+        "start_s": round(max(start, 0), 1),
         "tokens_per_s": round(len(rows) / step, 1),
     }
 

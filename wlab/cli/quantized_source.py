@@ -48,9 +48,8 @@ def opened(
     """
     from wlab.pretrained.sources import SOURCES
 
+    shelf.refuse_nowhere(args.source)
     named, gguf = args.source in SOURCES, other.suffix == ".gguf"
-    if not named and not Path(args.source).exists():
-        raise FileNotFoundError(shelf.nowhere(args.source, SOURCES))
     reads_text = getattr(args, "method", None) in BY_TEXT
     if args.tree or reads_text or (named and not gguf):
         return _of_network(args, gguf=gguf)

@@ -65,13 +65,12 @@ def network(args: argparse.Namespace, **options: Any) -> Any:
 
     from wlab import pretrained, tree
 
+    refuse_nowhere(args.network)
     before, began = resident(), time.monotonic()
     if args.network in pretrained.SOURCES:
         found = pretrained.network(args.network, file=args.file, cache=args.cache, **options)
     elif Path(args.network).is_dir():
         found = pretrained.from_hub(args.network, **options)
-    elif not Path(args.network).exists():
-        raise FileNotFoundError(nowhere(args.network, pretrained.SOURCES))
     else:
         found = pretrained.from_gguf(args.network, **options)
     spent, most = time.monotonic() - began, most_resident()
@@ -89,11 +88,19 @@ def network(args: argparse.Namespace, **options: Any) -> Any:
     return found
 
 
-def nowhere(name: str, names: Mapping[str, Source]) -> str:
-    """That a network is neither here nor on the shelf, what may have been meant, and the remedy."""
-    near = difflib.get_close_matches(name, names, n=1)
+def refuse_nowhere(name: str) -> None:
+    """Tells what may have been meant, and the remedy.
+
+    Raises:
+        FileNotFoundError: If it is neither a path that is here nor a network on the shelf.
+    """
+    from wlab.pretrained.sources import SOURCES
+
+    if name in SOURCES or Path(name).exists():
+        return
+    near = difflib.get_close_matches(name, SOURCES, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
-    return (
+    raise FileNotFoundError(
         f"Nothing at {name}, and no such name in `wlab weights list`{meant}. "
         "`hf download OWNER/NAME --local-dir FOLDER` gets a network from the hub."
     )

@@ -15,12 +15,6 @@ from wlab.pretrained.exporting import export
 from wlab.pretrained.networks.hub_llama import family_of, hub_map, rope
 from wlab.pretrained.networks.network import Network
 
-_ARCHITECTURES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
 _LLAMA_3 = {  # of 3.1, 3.2 and 3.3, which differ in the factor
     "rope_type": "llama3",
     "low_freq_factor": 1.0,
@@ -88,7 +82,7 @@ def _config_json(network: Network) -> dict[str, Any]:
     family = "mistral" if config.window else family
     ends = {} if words is None else {"bos_token_id": words.bos, "eos_token_id": words.eos}
     return {
-        "architectures": [_ARCHITECTURES[family]],
+        "architectures": [f"{family.capitalize()}ForCausalLM"],
         "model_type": family,
         "num_hidden_layers": config.layers,
         "hidden_size": config.width,

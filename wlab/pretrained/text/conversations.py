@@ -3,10 +3,9 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from types import ModuleType
 from typing import Any, NoReturn
 
-from wlab.pretrained.text.tokenizer import Tokenizer
+from wlab.pretrained.text.tokenizer import Tokenizer, library
 
 
 def apply_chat_template(
@@ -48,10 +47,9 @@ def apply_chat_template(
 
 
 def _rendered(template: str, variables: Mapping[str, Any]) -> str:
-    jinja2 = _library()
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    jinja2, sandbox = library("jinja2"), library("jinja2.sandbox")
 
-    environment = ImmutableSandboxedEnvironment(
+    environment = sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _json
@@ -68,18 +66,8 @@ def _json(value: Any, ensure_ascii: bool = False, **layout: Any) -> str:
 
 
 def _refuse(message: str) -> NoReturn:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)
+    raise library("jinja2").TemplateError(message)
 
 
 def _now(form: str) -> str:
     return datetime.now().strftime(form)
-
-
-def _library() -> ModuleType:
-    try:
-        import jinja2
-    except ImportError:
-        raise ImportError('jinja2 is not installed: pip install "weightlab[text]".') from None
-    return jinja2

@@ -1,5 +1,6 @@
 """What a network needs of a tokenizer: text to numbers and back."""
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -29,17 +30,16 @@ class Tokenizer:
     chat_template: str | None = None
 
 
-def library() -> ModuleType:
-    """The `tokenizers` package.
+def library(name: str = "tokenizers") -> ModuleType:
+    """A package of the extra `text`.
 
     Raises:
         ImportError: If it is not installed, naming the extra.
     """
     try:
-        import tokenizers
+        return importlib.import_module(name)
     except ImportError:
-        raise ImportError('tokenizers is not installed: pip install "weightlab[text]".') from None
-    return tokenizers
+        raise ImportError(f'{name} is not installed: pip install "weightlab[text]".') from None
 
 
 def wrapped(
