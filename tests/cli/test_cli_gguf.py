@@ -125,13 +125,20 @@ def test_a_gguf_file_is_converted_to_a_folder_of_the_hub(folder, tmp_path, capsy
 
 def test_a_question_is_put_by_the_networks_template(folder, capsys):
     flags = ["--steps", "3", "--temperature", "0"]
-    assert "no chat template" in said(capsys, "generate", folder, "ab", "--chat", *flags)
+    assert "leave out --chat" in said(capsys, "generate", folder, "ab", "--chat", *flags)
     template = "<s>{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}</s>a"
-    (folder / "chat_template.jinja").write_text(template)
+    several = [{"name": "other", "template": "b"}, {"name": "default", "template": template}]
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": several}))
     answer = run_json(capsys, "generate", folder, "ab", "--chat", *flags)
     [whole] = run_json(capsys, "generate", folder, "userab</s>a", *flags)["texts"]
     assert answer["tokens"] == 3 and whole.endswith(answer["texts"][0])
     assert "user" in whole and "user" not in answer["texts"][0]
+    told = run_json(capsys, "generate", folder, "ab", "--chat", "--system", "b", *flags)
+    [whole] = run_json(capsys, "generate", folder, "systembuserab</s>a", *flags)["texts"]
+    assert whole.endswith(told["texts"][0])
+    with pytest.raises(SystemExit):
+        main(["generate", str(folder), "ab", "--system", "b"])
+    assert "--system goes with --chat" in capsys.readouterr().err
 
 
 def test_other_networks_have_no_gguf_file(folder, tmp_path, capsys):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from verbs import run_json, said
 
-from wlab import data, pretrained
+from wlab import data, pretrained, tree
+from wlab.checkpoint import open_source
 from wlab.cli.main import main
 
 
@@ -122,3 +123,38 @@ def test_a_leaf_that_is_no_convolution_is_named_with_those_that_are(cached, caps
     assert main(["filters", "alexnet-lpips", "--leaf", "conv_1/bias"]) == 1
     said = capsys.readouterr().err
     assert "conv_1/bias is no convolution" in said and "conv_2/kernel" in said
+
+
+def test_a_name_stands_for_its_files_wherever_a_file_may_stand(cached, capsys, tmp_path):
+    cached("weights/stories15m", "weights/resnet56-cifar10")
+    found = run_json(capsys, "convert", "resnet56-cifar10", tmp_path / "r.npz")
+    theirs = open_source(data.cache_folder() / "weights/resnet56-cifar10/model.pth").arrays
+    assert [row["array"] for row in found["arrays"]] == list(theirs)
+    run_json(capsys, "prune", "resnet56-cifar10", tmp_path / "p.npz", "--density", "0.2")
+    found = run_json(capsys, "sparsity", "resnet56-cifar10", tmp_path / "p.npz")
+    *_, whole = found["overlap"]
+    assert whole["one"] > whole["other"] == whole["both"] == 170_304
+    planned = run_json(capsys, "plan", "stories15m", "--format", "int4")
+    made = run_json(
+        capsys,
+        "quantize",
+        "stories15m",
+        tmp_path / "q.safetensors",
+        "--format",
+        "int4",
+        "--dry-run",
+    )
+    assert [row["leaf"] for row in planned["leaves"]] == [row["leaf"] for row in made["leaves"]]
+    assert planned["totals"][-1]["disk"] == made["totals"][-1]["disk"]
+    assert "did you mean stories15m?" in said(capsys, "convert", "stories-15m", tmp_path / "x.npz")
+
+
+def test_stories_without_names_of_their_own_take_those_of_the_target(cached, capsys, tmp_path):
+    cached("weights/stories15m")
+    ours = tree.leaves(pretrained.network("stories15m").params)
+    for target, read in (("s.gguf", pretrained.from_gguf), ("s", pretrained.from_hub)):
+        run_json(capsys, "convert", "stories15m", tmp_path / target)
+        theirs = tree.leaves(read(tmp_path / target).params)
+        assert theirs.keys() == ours.keys()
+        for name, leaf in ours.items():
+            assert np.array_equal(theirs[name], leaf), name

@@ -257,10 +257,14 @@ def test_a_folder_says_which_token_ends_a_text(tmp_path, said, sizes, wanted):
 def test_a_chat_template_goes_along(tmp_path):
     folder = folder_of(tmp_path, llama_arrays(vocab=300, tied=True), pieces_json(), vocab_size=300)
     own = folder / "tokenizer_config.json"
-    for template in ("{{ messages }}", [{"name": "default", "template": "x"}]):
+    other = {"name": "tool_use", "template": "y"}
+    for template, wanted in (
+        ("{{ messages }}", "{{ messages }}"),
+        ([other, {"name": "default", "template": "x"}], "x"),
+        ([other, {"name": "default"}], None),
+    ):
         own.write_text(json.dumps({"chat_template": template}))
         _, metadata = to_gguf(from_hub(folder, lazy=True))
-        wanted = template if isinstance(template, str) else None
         assert metadata.get("tokenizer.chat_template") == wanted
     (folder / "chat_template.jinja").write_text("{{ other }}")
     arrays, metadata = to_gguf(from_hub(folder, lazy=True))

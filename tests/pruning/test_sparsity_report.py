@@ -23,7 +23,8 @@ def test_dead_rows_and_columns_are_inputs_and_outputs_without_a_weight():
     assert (found.weights, found.kept) == (12, 2)
     assert (found.dead_inputs, found.dead_outputs) == (2, 2)
     assert (found.bytes, found.bytes_bitmask) == (48, 2 + 3 * 4)  # −0.0 is written out
-    assert leaf_sparsity(np.zeros(3)).dead_inputs is None
+    for without_two_axes in (np.zeros(3), np.int64(7)):
+        assert leaf_sparsity(without_two_axes).dead_inputs is None
 
 
 def test_channels_of_a_convolution_are_dead_if_they_are_in_every_tap():

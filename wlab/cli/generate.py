@@ -19,11 +19,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     flag("network", help="a name of `wlab weights list`, a folder of the hub, or a GGUF file")
     flag("prompt", nargs="+", help="texts to go on from, a row each")
     flag("--chat", action="store_true", help="put each as a question, by the network's template")
+    flag("--system", metavar="TEXT", help="with --chat: what the network is told beforehand")
     flag("--steps", type=number(int, 1), default=64, help="tokens to draw [64]")
     flag("--temperature", type=number(float, 0), default=1.0, help="0 takes the likeliest [1]")
     flag("--top-p", type=number(float, 1e-9, 1), default=1.0, help="mass of the nucleus [1]")
     flag("--seed", type=number(int, 0, 2**32 - 1), default=0)
     shelf.places(parser)
+    parser.set_defaults(usage_error=parser.error)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -32,13 +34,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     from wlab.models import empty_cache, generate
 
+    if args.system is not None and not args.chat:
+        args.usage_error("--system goes with --chat.")
     began = time.monotonic()
     network = shelf.network(args)
     loaded = time.monotonic()
     words = network.tokenizer
     if words is None:
         raise ValueError(f"{args.network} has no tokenizer: a text cannot be read.")
-    prompts = [_read(prompt, words, chat=args.chat) for prompt in args.prompt]
+    prompts = [_read(prompt, words, args) for prompt in args.prompt]
     given = [[] if args.chat else prompt for prompt in prompts]  # shown before what is drawn
     rows: list[list[int]] = [[] for _ in prompts]
     shown, drawn_at = "", [time.monotonic()]
@@ -84,13 +88,16 @@ def text(result: dict[str, Any]) -> str:
     return "\n\n".join([*shown, f"\n({speed}; {spent})"])
 
 
-def _read(prompt: str, words: Any, *, chat: bool) -> list[int]:
+def _read(prompt: str, words: Any, args: argparse.Namespace) -> list[int]:
     """The tokens of a text to go on from, or of a question to answer."""
-    if not chat:
+    if not args.chat:
         return words.encode(prompt)
     from wlab.pretrained.text import apply_chat_template
 
-    return apply_chat_template(words, [{"role": "user", "content": prompt}])
+    if words.chat_template is None:
+        raise ValueError(f"{args.network} has no template for conversations: leave out --chat.")
+    told = [] if args.system is None else [{"role": "system", "content": args.system}]
+    return apply_chat_template(words, [*told, {"role": "user", "content": prompt}])
 
 
 def _show(now: str, before: str) -> str:

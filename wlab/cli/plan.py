@@ -1,6 +1,7 @@
 """`wlab plan SRC --format int4`: the bytes of a quantized file, from the headers of the plain one.
 
-No weight is read. `wlab quantize` takes the same flags.
+No weight is read. `wlab quantize` takes the same flags. A name of `wlab weights list` stands for
+the leaves of that network, as there.
 """
 
 import argparse
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from wlab.checkpoint import Lazy
-from wlab.cli import quantized_files, quantized_leaves, weight_files
+from wlab.cli import quantized_files, quantized_leaves, shelf, weight_files
+from wlab.cli.quantized_source import leaves_of, named_network
 from wlab.table import from_records
 
 _SHOWN = 3
@@ -17,19 +19,20 @@ _SHOWN = 3
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
-    parser.add_argument("source", type=Path, help="a file of any format, or a folder of the hub")
+    parser.add_argument("source", help=weight_files.SOURCE)
     quantized_leaves.arguments(parser)
     parser.add_argument("--dtype", choices=weight_files.DTYPES, help="of other floats [as is]")
+    shelf.places(parser)
     parser.set_defaults(usage_error=parser.error)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """A row a leaf, and sums."""
     quantized_leaves.refuse_misuse(args)
-    source = quantized_files.opened(args.source)
-    plain = {name: array.plain(args.dtype) for name, array in source.arrays.items()}
-    choices = quantized_leaves.chosen(plain, args, rows=source.format == "gguf")
-    return {"source": str(args.source), **told(source.arrays, plain, choices)}
+    arrays, rows = _leaves(args)
+    plain = {name: array.plain(args.dtype) for name, array in arrays.items()}
+    choices = quantized_leaves.chosen(plain, args, rows=rows)
+    return {"source": args.source, **told(arrays, plain, choices)}
 
 
 def text(result: dict[str, Any]) -> str:
@@ -88,6 +91,15 @@ def table(result: Mapping[str, Any]) -> str:
             f"coded in the source already, errors add up: {len(result['again'])} ({encodings})"
         )
     return "\n".join([str(from_records(records)), *lines])
+
+
+def _leaves(args: argparse.Namespace) -> tuple[Mapping[str, Lazy], bool]:
+    """What would be quantized, by name; and whether rows are outputs, as in GGUF files."""
+    shelf.refuse_nowhere(args.source)
+    if shelf.is_named(args.source):
+        return leaves_of(named_network(args, lazy=True)), False
+    source = quantized_files.opened(Path(args.source))
+    return source.arrays, source.format == "gguf"
 
 
 def _row(name: str, before: Lazy, plain: Lazy, choice: Any) -> dict[str, Any]:

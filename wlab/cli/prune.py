@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from wlab.checkpoint import Lazy, Source
-from wlab.cli import packed_files, thinning, weight_files
+from wlab.cli import packed_files, shelf, thinning, weight_files
 from wlab.cli.number import number
 from wlab.table import from_records
 
@@ -28,7 +28,7 @@ _OPTIONS = ("density", "rules", "allocation", "keep", "of", "axis", "remainder")
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     flag = parser.add_argument
-    flag("source", type=Path, help="a file of any format wlab reads, or a folder of the hub")
+    flag("source", help=weight_files.SOURCE)
     flag("target", type=Path, help=f"ends in {', '.join(weight_files.ENDINGS)}")
     flag("--density", type=number(float, 0, 1), help="the fraction kept")
     flag(
@@ -48,13 +48,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     flag("--remainder", choices=_REMAINDERS, help="N:M: what a last short group becomes [refuse]")
     flag("--packed", action="store_true", help="without the zeros, where that takes fewer bytes")
     weight_files.arguments(parser)
+    shelf.places(parser)
     parser.set_defaults(usage_error=parser.error)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """What was pruned and written, or would be."""
     _refuse_misuse(args)
-    source = weight_files.opened(args.source)
+    source = weight_files.source_of(args.source, args)
     kept: dict[str, int] = {}
     packed: dict[str, Any] = {}
     write = _writer(args, source, packed)
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     chosen = [row for name, row in rows.items() if name in choosers]
     return {
-        "source": str(args.source),
+        "source": args.source,
         "target": str(args.target),
         "written": not args.dry_run,
         "leaves": chosen,

@@ -46,10 +46,8 @@ def opened(
         FileNotFoundError: If there is no such file, folder or network.
         ValueError: If the file is quantized already, or is of no network and must be.
     """
-    from wlab.pretrained.sources import SOURCES
-
     shelf.refuse_nowhere(args.source)
-    named, gguf = args.source in SOURCES, other.suffix == ".gguf"
+    named, gguf = shelf.is_named(args.source), other.suffix == ".gguf"
     reads_text = getattr(args, "method", None) in BY_TEXT
     if args.tree or reads_text or (named and not gguf):
         return _of_network(args, gguf=gguf)
@@ -66,10 +64,8 @@ def named_network(args: argparse.Namespace, **options: Any) -> Any:
     Raises:
         ValueError: If it is none that wlab knows.
     """
-    from wlab.pretrained.sources import SOURCES
-
     path = Path(args.source)
-    if args.source not in SOURCES and not path.is_dir() and path.suffix != ".gguf":
+    if not shelf.is_named(args.source) and not path.is_dir() and path.suffix != ".gguf":
         raise ValueError(
             f"{args.source} is a file of arrays, and what runs them is not known: give a name of "
             "`wlab weights list`, a folder of the hub, or a GGUF file. Without a network and data "
@@ -97,7 +93,7 @@ def tokens_of(network: Any, args: argparse.Namespace) -> np.ndarray:
 
 
 def leaves_of(network: Any) -> dict[str, Lazy]:
-    """The leaves of a network, by path."""
+    """The leaves of a network by path, those that are still in a file among them."""
     from wlab import tree
 
     return {name: _lazy(leaf) for name, leaf in tree.leaves(network.params).items()}
@@ -129,7 +125,7 @@ def _own_file(args: argparse.Namespace) -> Path:
     """The GGUF file behind a name of the shelf, if it has one."""
     from wlab import pretrained
 
-    if args.source not in pretrained.SOURCES:
+    if not shelf.is_named(args.source):
         return Path(args.source)
     folder = pretrained.fetch(args.source, file=args.file, cache=args.cache)
     file = folder / "model.gguf"
@@ -137,5 +133,7 @@ def _own_file(args: argparse.Namespace) -> Path:
 
 
 def _lazy(leaf: Any) -> Lazy:
+    if isinstance(leaf, Lazy):
+        return leaf
     dtype = np.dtype(leaf.dtype)
     return Lazy(tuple(leaf.shape), dtype.name, leaf.size * dtype.itemsize, lambda: np.asarray(leaf))

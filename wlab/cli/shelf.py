@@ -67,7 +67,7 @@ def network(args: argparse.Namespace, **options: Any) -> Any:
 
     refuse_nowhere(args.network)
     before, began = resident(), time.monotonic()
-    if args.network in pretrained.SOURCES:
+    if is_named(args.network):
         found = pretrained.network(args.network, file=args.file, cache=args.cache, **options)
     elif Path(args.network).is_dir():
         found = pretrained.from_hub(args.network, **options)
@@ -88,6 +88,13 @@ def network(args: argparse.Namespace, **options: Any) -> Any:
     return found
 
 
+def is_named(name: str) -> bool:
+    """Whether it is a name of `wlab weights list`."""
+    from wlab.pretrained.sources import SOURCES
+
+    return name in SOURCES
+
+
 def refuse_nowhere(name: str) -> None:
     """Tells what may have been meant, and the remedy.
 
@@ -96,7 +103,7 @@ def refuse_nowhere(name: str) -> None:
     """
     from wlab.pretrained.sources import SOURCES
 
-    if name in SOURCES or Path(name).exists():
+    if is_named(name) or Path(name).exists():
         return
     near = difflib.get_close_matches(name, SOURCES, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""

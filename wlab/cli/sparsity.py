@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wlab.cli import weight_files
+from wlab.cli import shelf, weight_files
 from wlab.cli.thinning import is_prunable
 from wlab.table import Table, from_records
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
-    place = "a file of any format wlab reads, a folder of the hub, or an orbax directory"
-    parser.add_argument("source", type=Path, help=place)
-    parser.add_argument("other", type=Path, nargs="?", help="one with the same leaves, to compare")
+    parser.add_argument("source", help=f"{weight_files.SOURCE}; or an orbax directory")
+    parser.add_argument("other", nargs="?", help="one with the same leaves, to compare")
+    shelf.places(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -26,20 +26,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from wlab.data.progress import progress
     from wlab.pruning.sparsity import leaf_sparsity, sparsity_table
 
-    arrays = _arrays(args.source)
+    arrays = _arrays(args.source, args)
     prunable = [name for name, array in arrays.items() if is_prunable(name, array)]
     leaves = {}
-    with progress(args.source.name, len(arrays), unit="leaves") as report:
+    with progress(Path(args.source).name, len(arrays), unit="leaves") as report:
         for name, array in arrays.items():
             leaves[name] = leaf_sparsity(array)
             report(len(leaves))
     return {
-        "source": str(args.source),
-        "other": None if args.other is None else str(args.other),
+        "source": args.source,
+        "other": args.other,
         "leaves": _records(sparsity_table(leaves, prunable=prunable)),
         "overlap": None
         if args.other is None
-        else _overlap({name: arrays[name] for name in prunable}, args.other),
+        else _overlap({name: arrays[name] for name in prunable}, args),
     }
 
 
@@ -51,24 +51,25 @@ def text(result: dict[str, Any]) -> str:
     return f"{table}\n\noverlap with {result['other']}\n{from_records(result['overlap'])}"
 
 
-def _overlap(arrays: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+def _overlap(arrays: Mapping[str, Any], args: argparse.Namespace) -> list[dict[str, Any]]:
     from wlab.pruning.overlap import overlap_table, shared
 
-    others = _arrays(path)
+    others = _arrays(args.other, args)
     for name, array in arrays.items():
         shape = tuple(others[name].shape) if name in others else None
         if shape != tuple(array.shape):
             raise ValueError(
-                f"leaf {name!r} is {tuple(array.shape)}, in {path} it is "
+                f"leaf {name!r} is {tuple(array.shape)}, in {args.other} it is "
                 f"{'missing' if shape is None else shape}: only masks of the same leaves compare."
             )
     return _records(overlap_table({n: shared(a, others[n]) for n, a in arrays.items()}))
 
 
-def _arrays(path: Path) -> Mapping[str, Any]:
+def _arrays(source: str, args: argparse.Namespace) -> Mapping[str, Any]:
     """The arrays by name; those of a file stay there until they are asked for."""
-    if not path.is_dir() or (path / "config.json").exists():
-        return weight_files.opened(path).arrays
+    path = Path(source)
+    if shelf.is_named(source) or not path.is_dir() or (path / "config.json").exists():
+        return weight_files.source_of(source, args).arrays
     import numpy as np
 
     from wlab.checkpoint import load

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from wlab.checkpoint import Lazy, Source, open_source
+from wlab.cli import shelf
 from wlab.table import from_records
 
 Write: TypeAlias = Callable[[Path, Mapping[str, Lazy]], None]
 DTYPES = ("float32", "float16", "bfloat16")
 _COMPANIONS = (".json", ".txt", ".model", ".jinja")
 ENDINGS = (".safetensors", ".npz", ".msgpack", ".gguf")
+SOURCE = "a file of any format, a folder of the hub, or a name of `wlab weights list`"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +33,25 @@ def opened(path: Path) -> Source:
     from wlab.pretrained.networks.hub import weights_of
 
     return densified(weights_of(path) if path.is_dir() else open_source(path))
+
+
+def source_of(name: str, args: argparse.Namespace) -> Source:
+    """The weights of a file, a folder, or a network on the shelf, in their own names.
+
+    Args:
+        name: A path, or one of `wlab weights list`.
+        args: With `file` and `cache`.
+
+    Raises:
+        FileNotFoundError: If it names nothing.
+        ValueError: If the format is not known or the file is damaged, saying how.
+    """
+    from wlab import pretrained
+
+    shelf.refuse_nowhere(name)
+    if shelf.is_named(name):
+        return pretrained.source(name, file=args.file, cache=args.cache)
+    return opened(Path(name))
 
 
 def ending(path: Path) -> str:

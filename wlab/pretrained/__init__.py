@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wlab.pretrained.name_map import prefixed as prefixed
     from wlab.pretrained.named import fetch as fetch
     from wlab.pretrained.named import network as network
+    from wlab.pretrained.named import source as source
     from wlab.pretrained.networks import from_gguf as from_gguf
     from wlab.pretrained.networks import from_hub as from_hub
     from wlab.pretrained.networks import from_llama2c as from_llama2c
@@ -54,7 +55,7 @@ _LAZY = {
     "exporting": ("export",),
     "loading": ("Loaded", "load", "unread"),
     "name_map": ("Move", "NameMap", "for_layers", "move", "prefixed"),
-    "named": ("fetch", "network"),
+    "named": ("fetch", "network", "source"),
     "networks.network": ("Network",),
     "networks": (
         *("from_gguf", "from_hub", "from_llama2c", "from_torch_lstm", "from_torchvision"),

@@ -1,9 +1,11 @@
 """Real networks by name: fetched once, verified at every use, loaded."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from wlab.checkpoint import Source, open_llama2c, open_source
 from wlab.data import cache_folder, obtain
 from wlab.pretrained.networks import (
     from_gguf,
@@ -13,23 +15,41 @@ from wlab.pretrained.networks import (
     resnet56_cifar10,
 )
 from wlab.pretrained.networks.convnets import alexnet_lpips, vgg16_cifar10, vgg16_lpips
+from wlab.pretrained.networks.hub import weights_of
 from wlab.pretrained.networks.network import Network
 from wlab.pretrained.sources import SOURCES
 
 _STORIES_END = 60_816_028  # bytes of the model; its tokenizer follows
 
-_LOADERS: Mapping[str, Callable[..., Network]] = {
-    "minilm": from_hub,
-    "minilm-fp16": from_hub,
-    "stories15m": lambda folder, **options: from_llama2c(
-        folder / "llama2.data", end=_STORIES_END, **options
+
+class _Way(NamedTuple):
+    """How a fetched network is read.
+
+    Attributes:
+        file: That in its folder which is opened; empty for the folder itself.
+        load: Gives the network.
+        open: Gives the arrays alone.
+    """
+
+    file: str
+    load: Callable[..., Network]
+    open: Callable[[Path], Source] = open_source
+
+
+_WAYS: Mapping[str, _Way] = {
+    "minilm": _Way("", from_hub, weights_of),
+    "minilm-fp16": _Way("", from_hub, weights_of),
+    "stories15m": _Way(
+        "llama2.data",
+        partial(from_llama2c, end=_STORIES_END),
+        partial(open_llama2c, end=_STORIES_END),
     ),
-    "smollm2-135m": lambda folder, **options: from_gguf(folder / "model.gguf", **options),
-    "resnet56-cifar10": lambda folder, **options: resnet56_cifar10(folder / "model.pth", **options),
-    "vgg16-cifar10": lambda folder, **options: vgg16_cifar10(folder / "model.pth", **options),
-    "alexnet-lpips": lambda folder, **options: alexnet_lpips(folder / "model.ckpt", **options),
-    "vgg16-lpips": lambda folder, **options: vgg16_lpips(folder / "model.ckpt", **options),
-    "resnet50-imagenet": resnet50_imagenet,
+    "smollm2-135m": _Way("model.gguf", from_gguf),
+    "resnet56-cifar10": _Way("model.pth", resnet56_cifar10),
+    "vgg16-cifar10": _Way("model.pth", vgg16_cifar10),
+    "alexnet-lpips": _Way("model.ckpt", alexnet_lpips),
+    "vgg16-lpips": _Way("model.ckpt", vgg16_lpips),
+    "resnet50-imagenet": _Way("model.json", resnet50_imagenet),
 }
 
 
@@ -71,4 +91,21 @@ def network(
         FetchError: If it could not be downloaded.
         ValueError: As `fetch` and `load`.
     """
-    return _LOADERS[name](fetch(name, file=file, cache=cache), **options)
+    folder = fetch(name, file=file, cache=cache)
+    return _WAYS[name].load(folder / _WAYS[name].file, **options)
+
+
+def source(name: str, *, file: str | Path | None = None, cache: str | Path | None = None) -> Source:
+    """The arrays of a network by name, as its files name them, none of them read yet.
+
+    Args:
+        name: One of `wlab weights list`.
+        file: As of `fetch`.
+        cache: As of `fetch`.
+
+    Raises:
+        FetchError: If it could not be downloaded.
+        ValueError: As `fetch`, or if the file is damaged.
+    """
+    folder = fetch(name, file=file, cache=cache)
+    return _WAYS[name].open(folder / _WAYS[name].file)

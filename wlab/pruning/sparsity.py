@@ -48,7 +48,7 @@ def leaf_sparsity(array: Any) -> LeafSparsity:
     Bytes are true: an entry of −0.0 is no weight, and yet is written out.
     """
     array = np.asarray(array)
-    alive, nbytes = array != 0, tree.leaf_bytes(array)
+    alive, nbytes = np.asarray(array != 0), tree.leaf_bytes(array)
     bitmask = packed_bytes(array, Bitmask()) or 0
     sizes = ((form, packed_bytes(array, form)) for form in _FORMS)
     form, places = next(((f, size) for f, size in sizes if size is not None), (None, None))

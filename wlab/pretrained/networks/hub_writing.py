@@ -74,7 +74,7 @@ def _config_json(network: Network) -> dict[str, Any]:
     family = family_of(config)
     if family is None:
         raise ValueError(
-            f"to_hub: a {type(config).__name__} is not of LLaMA's kin with rotary pairs as halves. "
+            f"to_hub: {type(config).__name__} is not of LLaMA's kin with rotary pairs as halves. "
             "Write its arrays by `export`, and its config.json as the hub has it."
         )
     if config.window and family != "llama":

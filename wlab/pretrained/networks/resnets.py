@@ -37,16 +37,16 @@ def resnet56_cifar10(path: str | Path, **options: Any) -> Network:
     return replace(found, labels=CIFAR10_CLASSES, image_size=32, prepare=cifar_input)
 
 
-def resnet50_imagenet(folder: str | Path, **options: Any) -> Network:
-    """ResNet-50 from a folder with Keras's `model.json`, its shards and `labels.json`.
+def resnet50_imagenet(path: str | Path, **options: Any) -> Network:
+    """ResNet-50 from Keras's `model.json`, with its shards and `labels.json` beside it.
 
     `imagenet_input` makes its inputs.
     """
     config = replace(resnet50, biases=True, early_stride=True, epsilon=1e-3)
-    names = json.loads((Path(folder) / "labels.json").read_text())
+    names = json.loads(Path(path).with_name("labels.json").read_text())
     labels = tuple(names[str(i)] for i in range(config.classes))
-    source = open_source(Path(folder) / "model.json")
-    found = filled_with_state(resnet(config), config, source, maps.resnet50_keras(), **options)
+    name_map = maps.resnet50_keras()
+    found = filled_with_state(resnet(config), config, open_source(path), name_map, **options)
     return replace(found, labels=labels, image_size=224, prepare=imagenet_input)
 
 

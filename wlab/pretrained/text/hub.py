@@ -55,9 +55,17 @@ def with_settings(words: Tokenizer, folder: Path, sizes: Mapping[str, Any]) -> T
     own, apart = folder / _SETTINGS, folder / "chat_template.jinja"
     said = json_object(own) if own.exists() else {}
     bos, eos = (_special(name, words, said, sizes) for name in ("bos", "eos"))
-    template = apart.read_text(encoding="utf-8") if apart.exists() else said.get("chat_template")
-    template = template if isinstance(template, str) else None  # a list names several
+    template = apart.read_text(encoding="utf-8") if apart.exists() else _template(said)
     return replace(words, bos=bos, eos=eos, chat_template=template)
+
+
+def _template(said: Mapping[str, Any]) -> str | None:
+    """The template of conversations; of several by name, the default."""
+    found = said.get("chat_template")
+    if isinstance(found, list):
+        named = {one["name"]: one["template"] for one in found if {"name", "template"} <= {*one}}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
 
 
 def _special(
