@@ -87,7 +87,11 @@ def test_text_goes_on_and_tells_its_speed(cached, capsys):
     found = run_json(capsys, *command)
     assert found["texts"] == ["Once upon a time, there was a"]
     assert found["tokens"] == 4
-    assert found["tokens_per_s"] > 0 <= found["start_s"]
+    assert found["tokens_per_s"] > 1 / found["start_s"]
+    found = run_json(capsys, *command[:3], "--steps", "2")  # both wait for a program
+    assert found["tokens_per_s"] is None and found["start_s"] > 0
+    assert main([*command[:3], "--steps", "2"]) == 0
+    assert "(2 tokens; " in capsys.readouterr().out
 
 
 def test_a_network_that_is_not_here_is_named_with_the_remedy(capsys, tmp_path):

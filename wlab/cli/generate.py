@@ -5,6 +5,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -66,26 +67,37 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             shown = _show(words.decode([*given[0], *rows[0]]), shown)
         if all(words.eos in row for row in rows):
             break
-    step = statistics.median(b - a for a, b in pairwise(drawn_at))
-    start = drawn_at[-1] - drawn_at[0] - step * (len(drawn_at) - 1)
+    start, pace = _paces(drawn_at)
     texts = [words.decode([*p, *row]) for p, row in zip(given, rows, strict=True)]
     return {
         "texts": texts,
         "tokens": sum(map(len, rows)),
         "load_s": round(loaded - began, 2),
-        "start_s": round(max(start, 0), 1),
-        "tokens_per_s": round(len(rows) / step, 1),
+        "start_s": round(start, 1),
+        "tokens_per_s": pace and round(len(rows) / pace, 1),
     }
 
 
 def text(result: dict[str, Any]) -> str:
     """The texts, if they have not been shown as they came, and the speed."""
     shown = [] if len(result["texts"]) == 1 else result["texts"]
-    speed = f"{result['tokens']} tokens, {result['tokens_per_s']} a second"
+    speed = f"{result['tokens']} tokens"
+    if result["tokens_per_s"] is not None:
+        speed += f", {result['tokens_per_s']} a second"
     spent = f"{result['load_s']} s to load, {result['start_s']} s to compile and read the prompt"
     if result["start_s"] > 5 and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         spent += ": less the next time, if $JAX_COMPILATION_CACHE_DIR names a folder"
     return "\n\n".join([*shown, f"\n({speed}; {spent})"])
+
+
+def _paces(drawn_at: Sequence[float]) -> tuple[float, float | None]:
+    """Seconds lost at the start, and seconds between tokens thereafter, from the third on.
+
+    Reading the prompt and going on by one token are a program each, to compile.
+    """
+    gaps = [after - before for before, after in pairwise(drawn_at)]
+    pace = statistics.median(gaps[2:]) if gaps[2:] else None
+    return max(sum(gaps) - (pace or 0) * len(gaps), 0), pace
 
 
 def _read(prompt: str, words: Any, args: argparse.Namespace) -> list[int]:
