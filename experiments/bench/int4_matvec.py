@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wlab.quantization.execution import kernels
-from wlab.quantization.execution.kernels import Launch
+from wlab.quantization.execution.launch import Launch
 from wlab.quantization.execution.tiles import PLANES, Tiles, dense, tiles
 
 CACHE = 128 << 20  # bytes of different weights in a loop: more than twice an H100's cache

@@ -1,5 +1,8 @@
 """`wlab embed`, `classify` and `generate` on real networks, where they have been fetched."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from verbs import run_json, said
@@ -52,6 +55,32 @@ def test_what_loading_took_is_told(cached, caplog, capsys):
     assert told.startswith("stories15m: 15,191,712 weights, 61 MB, loaded in ")
     peak = float(told.split(" s, ")[1].split()[0])
     assert 0 <= peak < 1000
+
+
+LOAD = """
+import argparse
+import jax
+from wlab.cli import memory
+before = memory.resident()
+from wlab import tree
+from wlab.cli import shelf
+network = shelf.network(argparse.Namespace(network={name!r}, file=None, cache=None))
+print(memory.most_resident() - before, tree.nbytes((network.params, network.model_state)))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "name",
+    ["stories15m", "vgg16-cifar10", "vgg16-lpips", "minilm", "resnet50-imagenet", "smollm2-135m"],
+)
+def test_loading_takes_little_more_memory_than_the_weights(cached, name):
+    cached(f"weights/{name}")
+    told = subprocess.run(
+        [sys.executable, "-c", LOAD.format(name=name)], capture_output=True, text=True, check=True
+    )
+    peak, size = map(int, told.stdout.split())
+    assert size > 50e6 and peak <= 1.2 * size + 64e6
 
 
 @pytest.mark.long

@@ -188,7 +188,7 @@ def test_a_tokenizer_that_began_texts_by_itself_does_so_in_the_folder(tmp_path):
 def test_other_networks_have_no_folder_of_llama_s(tmp_path):
     folder_of(tmp_path, "qwen2")
     other = replace(from_hub(tmp_path, lazy=True), config=EncoderConfig(1, 8, 2, 9, 4, 8))
-    with pytest.raises(ValueError, match="a EncoderConfig is not of LLaMA's kin"):
+    with pytest.raises(ValueError, match="EncoderConfig is not of LLaMA's kin"):
         save_hub(tmp_path / "b", other)
     assert not (tmp_path / "b").exists()
 

@@ -12,7 +12,8 @@ import pytest
 
 from wlab.quantization.execution import tiles as layout
 from wlab.quantization.execution.kernel_products import launch_for, tiles_product
-from wlab.quantization.execution.kernels import Launch, by_dots, by_planes
+from wlab.quantization.execution.kernels import by_dots, by_planes
+from wlab.quantization.execution.launch import Launch
 from wlab.quantization.execution.tiles import dense
 
 INPUTS, OUTPUTS = 256, 16

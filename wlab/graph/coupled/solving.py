@@ -6,8 +6,6 @@ from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from wlab.graph.coupled.ledger import Axis, Labels, Ledger, Product
 
@@ -73,6 +71,9 @@ def solve(ledger: Ledger) -> Coupling:
 
 
 def _classes(size: int, same: Sequence[tuple[Labels, Labels]]) -> Labels:
+    from scipy.sparse import coo_array  # 20 MB, which most programs do without
+    from scipy.sparse.csgraph import connected_components
+
     one, other = (np.concatenate([pair[i] for pair in same] or [np.zeros(0, int)]) for i in (0, 1))
     edges = coo_array((np.ones(len(one), bool), (one, other)), shape=(size, size))
     return connected_components(edges, directed=False)[1].astype(np.int64)

@@ -67,7 +67,9 @@ def filled(
     Raises:
         ValueError: As `load`.
     """
-    loaded = _loaded(source, name_map, jax.eval_shape(model.init, jax.random.key(0)), **options)
+    loaded = _loaded(
+        source, name_map, jax.eval_shape(lambda: model.init(jax.random.key(0))), **options
+    )
     return Network(model, config, loaded.params, name_map, loaded.plan, tokenizer=tokenizer)
 
 
@@ -79,7 +81,7 @@ def filled_with_state(
     Raises:
         ValueError: As `load`.
     """
-    params, model_state = jax.eval_shape(model.init, jax.random.key(0))
+    params, model_state = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     like = {"params": params, "model_state": model_state}
     loaded = _loaded(source, name_map, like, **options)
     params, model_state = loaded.params["params"], loaded.params["model_state"]

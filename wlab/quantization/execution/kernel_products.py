@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from wlab.quantization.execution.kernels import FEW, Launch, by_dots, by_planes
+from wlab.quantization.execution.launch import FEW, Launch
 from wlab.quantization.execution.tiles import Tiles, dense
 
 WIDE = 8192  # outputs: enough programs of one warp each to keep an H100 reading
@@ -55,6 +55,8 @@ def _by_matrix(x: Array, weight: Tiles) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _by_kernel(x: Array, weight: Tiles, interpret: bool) -> Array:
+    from wlab.quantization.execution.kernels import by_dots, by_planes  # Pallas comes with them
+
     launch = launch_for(weight, x.shape[0], x.dtype.name)
     kernel = by_planes if x.shape[0] == 1 else by_dots
     return kernel(x, weight, launch, interpret=interpret)

@@ -5,7 +5,6 @@ Written for the Triton lowering: every array is a power of two long, nibbles are
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,33 +15,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int
 
+from wlab.quantization.execution.launch import FEW, Launch
 from wlab.quantization.execution.tiles import PLANES, TILE, WORDS, Tiles
 
 _MAGIC = 0x4B000000  # the bits of 2^23: a whole number below it may be put in the significand
 _SHIFTED = np.array([16.0 ** -(j % 4) for j in range(PLANES)], np.float32)
-FEW = 16  # rows at most, and at least what a matrix unit takes
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How a kernel is cut up.
-
-    Attributes:
-        outputs: Of one program: a power of two.
-        tiles: That one program has in hand at a time: a power of two; 1 in `by_dots`.
-        splits: Into how many programs the inputs are split; their results are summed after.
-        warps: Of 32 threads, of one program.
-        stages: Of the loop's loads.
-        in_place: Nibbles of a half word are not shifted; inputs are scaled ahead by what those
-            are too large, which is exact but in float16. In float32 by `by_planes`.
-    """
-
-    outputs: int = 16
-    tiles: int = 4
-    splits: int = 1
-    warps: int = 4
-    stages: int = 3
-    in_place: bool = False
 
 
 def by_planes(
