@@ -9,6 +9,7 @@ import pytest
 pytestmark = pytest.mark.cover  # of all files
 ROOT = Path(__file__).parent.parent
 TIERS = {
+    "extras": 0,
     "table": 0,
     "transform": 0,
     "tree": 1,

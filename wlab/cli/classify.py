@@ -6,7 +6,7 @@ from typing import Any
 
 from wlab.cli import shelf
 from wlab.cli.number import number
-from wlab.cli.pillow import image_module
+from wlab.extras import required
 from wlab.table import from_records
 
 
@@ -50,7 +50,7 @@ def _square(path: Path, size: int) -> Any:
     """The middle of a photograph, as large as the network wants it."""
     import numpy as np
 
-    Image = image_module()
+    Image = required("PIL.Image", extra="images")
     with Image.open(path) as image:
         side = min(image.size)
         left, top = ((n - side) // 2 for n in image.size)

@@ -6,7 +6,7 @@ from typing import Any
 
 from wlab.cli import shelf
 from wlab.cli.number import number
-from wlab.cli.pillow import image_module
+from wlab.extras import required
 from wlab.table import from_records
 
 _DIRECTIONS = 6
@@ -81,6 +81,6 @@ def _first(leaves: dict[str, Any], network: str) -> str:
 def _draw(pixels: Any, path: Path) -> None:
     from wlab.checkpoint.atomic import written_whole
 
-    drawn = image_module().fromarray(pixels)
+    drawn = required("PIL.Image", extra="images").fromarray(pixels)
     with written_whole(path) as file:
         drawn.save(file, format="png")

@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 
 from wlab.data.arrays import Arrays, Dataset
 from wlab.data.fetch import fetch
+from wlab.extras import required
 
 
 def cifar10(*, file: str | Path | None = None, cache: str | Path | None = None) -> Dataset:
@@ -32,11 +33,5 @@ def _split(folder: Path, sheets: Sequence[str], labels: str) -> Arrays:
 
 def _sheet(path: Path) -> UInt8[np.ndarray, "n 32 32 3"]:
     """A sheet has one photograph a row."""
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ImportError(
-            "CIFAR-10 comes as PNG files: install Pillow (`pip install weightlab[images]`)."
-        ) from None
-    with Image.open(path) as image:
+    with required("PIL.Image", extra="images").open(path) as image:
         return np.asarray(image.convert("RGB")).reshape(-1, 32, 32, 3)

@@ -1,10 +1,11 @@
 """Where metrics go: JSON lines always, TensorBoard and Weights & Biases when installed."""
 
-import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from wlab.extras import required
 
 Writer: TypeAlias = Callable[[int, dict[str, float]], None]
 
@@ -29,7 +30,7 @@ def jsonl(path: str | Path) -> Writer:
 
 def tensorboard(path: str | Path) -> Writer:
     """Writes TensorBoard scalars (extra `tensorboard`)."""
-    board = _require("tensorboardX", "tensorboard").SummaryWriter(str(path))
+    board = required("tensorboardX", extra="tensorboard").SummaryWriter(str(path))
 
     def write(step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -41,14 +42,5 @@ def tensorboard(path: str | Path) -> Writer:
 
 def wandb(project: str, *, config: dict[str, Any] | None = None) -> Writer:
     """Logs to Weights & Biases (extra `wandb`)."""
-    run = _require("wandb", "wandb").init(project=project, config=config)
+    run = required("wandb", extra="wandb").init(project=project, config=config)
     return lambda step, values: run.log(values, step=step)
-
-
-def _require(module: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"{module} is not installed: pip install 'weightlab[{extra}]'."
-        ) from error

@@ -1,6 +1,5 @@
 """HDF5 files, as Keras writes weights: every dataset of numbers by its path."""
 
-import importlib
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from wlab.checkpoint.formats.numbers import checked_dtype, checked_shape
 from wlab.checkpoint.source import Lazy, Source
+from wlab.extras import required
 
 _FILTERS = (1, 2, 3, 4, 5, 6, 32_000)  # HDF5's own and LZF; others would load code
 _MAX_DEPTH = 100
@@ -30,7 +30,7 @@ def open_hdf5(path: Path) -> Source:
         ValueError: If the file is not HDF5 or is damaged, has links, datasets that lie in other
             files, or datasets of text, records or objects, or claims more than the file can hold.
     """
-    h5py = _h5py()
+    h5py = required("h5py", extra="hdf5")
     size = path.stat().st_size
     try:
         with h5py.File(path, "r") as file:
@@ -41,15 +41,6 @@ def open_hdf5(path: Path) -> Source:
     except Exception as error:  # the library raises many kinds for a broken file
         raise ValueError(f"{path} cannot be read as HDF5: {error}.") from None
     return Source(path, "hdf5", arrays, metadata)
-
-
-def _h5py() -> Any:
-    try:
-        return importlib.import_module("h5py")
-    except ImportError as error:
-        raise ImportError(
-            'h5py, which reads HDF5 files, is not installed: pip install "weightlab[hdf5]".'
-        ) from error
 
 
 def _datasets(

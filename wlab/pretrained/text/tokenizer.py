@@ -1,10 +1,11 @@
 """What a network needs of a tokenizer: text to numbers and back."""
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+
+from wlab.extras import required
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,7 @@ def library(name: str = "tokenizers") -> ModuleType:
     Raises:
         ImportError: If it is not installed, naming the extra.
     """
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ImportError(f'{name} is not installed: pip install "weightlab[text]".') from None
+    return required(name, extra="text")
 
 
 def wrapped(
