@@ -21,7 +21,8 @@ class Opened(NamedTuple):
         arrays: By name: a file's, or the paths of the network's leaves.
         metadata: What else the file says.
         format: Of the file, as `gguf`; None if it is not known.
-        network: None if the arrays are a file's.
+        network: None if the arrays are a file's. Its leaves are in memory if the method runs it,
+            and `Lazy` otherwise.
     """
 
     arrays: Mapping[str, Lazy]
@@ -50,7 +51,7 @@ def opened(
     named, gguf = shelf.is_named(args.source), other.suffix == ".gguf"
     reads_text = getattr(args, "method", None) in BY_TEXT
     if args.tree or reads_text or (named and not gguf):
-        return _of_network(args, gguf=gguf)
+        return _of_network(args, gguf=gguf, lazy=not reads_text)
     path = _own_file(args)
     if gguf and path.is_dir():
         return _in_ggml_names(args)
@@ -99,9 +100,9 @@ def leaves_of(network: Any) -> dict[str, Lazy]:
     return {name: _lazy(leaf) for name, leaf in tree.leaves(network.params).items()}
 
 
-def _of_network(args: argparse.Namespace, *, gguf: bool = False) -> Opened:
+def _of_network(args: argparse.Namespace, *, gguf: bool, lazy: bool) -> Opened:
     """The leaves of a network, and what its GGUF file says, or will."""
-    network, path = named_network(args), _own_file(args)
+    network, path = named_network(args, lazy=lazy), _own_file(args)
     arrays = leaves_of(network)
     if path.suffix == ".gguf":
         return Opened(arrays, open_source(path).metadata, "gguf", network)

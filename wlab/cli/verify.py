@@ -129,7 +129,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
 def _read_with_both(args: argparse.Namespace, source: Opened, after: Source) -> dict[str, Any]:
     from wlab.cli.logit_distance import logit_distance
 
-    network = source.network or named_network(args)
+    network = named_network(args)
     tokens = tokens_of(network, args)[: args.tokens + 1]
     found = logit_distance(
         network,
