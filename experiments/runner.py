@@ -17,6 +17,7 @@ from typing import Any
 
 from experiments import chart
 from wlab.checkpoint.atomic import written_whole
+from wlab.training import keep_pages
 
 RESULT = "result.json"
 
@@ -39,6 +40,7 @@ def main(
         panels: The results as a chart, which is drawn beside them.
     """
     config, again = _parse(config_type, run.__module__)
+    keep_pages()
     directory = directory_of(config, name)
     result = directory / RESULT
     if result.exists() and not again:

@@ -2,6 +2,7 @@
 
 Run     make bench
         python -m experiments.bench.run [NAME ...] [--pairs N] [--platform cuda] [--json]
+        A step's memory is kept for the next one, on both sides, but with --fresh-pages
 Cost    an estimated 5 minutes on two idle cores
 Expect  the low end of every interval at or under its bar
 Writes  runs/bench/<name>.json, or runs/bench/<platform>/<name>.json
@@ -33,6 +34,7 @@ from experiments.bench import (
 from experiments.bench.bench import Bench
 from experiments.runner import write_text
 from wlab.table import Table
+from wlab.training import keep_pages
 
 PACKAGES = ("weightlab", "jax", "jaxlib", "optax", "numpy")
 
@@ -42,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     benches = all_benches()
     options = _parse(arguments, benches)
     jax.config.update("jax_platforms", options.platform)
+    if not options.fresh_pages:
+        keep_pages()
     records, directory = [], Path("runs/bench")
     if options.platform != "cpu":
         directory /= options.platform
@@ -124,6 +128,7 @@ def _parse(arguments: Sequence[str] | None, benches: Sequence[Bench]) -> argpars
     parser.add_argument("--pairs", type=int, default=100, help="timed pairs (default 100)")
     parser.add_argument("--platform", default="cpu", help="where JAX runs (default cpu)")
     parser.add_argument("--json", action="store_true", help="print the records instead of a table")
+    parser.add_argument("--fresh-pages", action="store_true", help="no `training.keep_pages()`")
     options = parser.parse_args(arguments)
     known = [bench.name for bench in benches]
     for name in options.names:

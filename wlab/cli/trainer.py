@@ -29,6 +29,7 @@ _log = logging.getLogger("wlab.cli")
 
 def train(flags: argparse.Namespace) -> dict[str, Any]:
     """Trains as the flags of `wlab train` say, and measures what the model sees at the end."""
+    training.keep_pages()
     if not flags.coordinator:
         return _train(flags)
     host = None if flags.coordinator == "auto" else flags.coordinator

@@ -15,6 +15,7 @@ from wlab.training.loop import fit as fit
 from wlab.training.mesh import batch_sharding as batch_sharding
 from wlab.training.mesh import mesh_from as mesh_from
 from wlab.training.mesh import place_batch as place_batch
+from wlab.training.pages import keep_pages as keep_pages
 from wlab.training.population import create_population as create_population
 from wlab.training.population import member as member
 from wlab.training.population import population as population
