@@ -8,11 +8,13 @@ are read, converted and written one at a time.
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from wlab.checkpoint import Lazy, Source
 from wlab.cli import shelf, weight_files
 from wlab.cli.quantized_source import leaves_of, named_network
+
+_Made: TypeAlias = tuple[Mapping[str, Lazy], weight_files.Write]  # arrays, and what writes them
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,16 +29,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """What was written, or would be."""
-    target = args.target
-    shelf.refuse_nowhere(args.source)
-    renamed = target.suffix == ".gguf" and not args.tree and _is_llama(args)
+    target, source = args.target, weight_files.source_of(args.source, args)
+    renamed = target.suffix == ".gguf" and not args.tree and _is_llama(args.source, source)
     if weight_files.ending(target) == "":
-        source, write = _in_hub_names(args)
+        arrays, write = _in_hub_names(args)
     elif renamed:
-        source, write = _in_ggml_names(args)
+        arrays, write = _in_ggml_names(args)
     else:
-        source, write = _in_own_names(args)
-    arrays = leaves_of(named_network(args)) if args.tree else dict(source.arrays)
+        arrays, write = _in_own_names(args, source)
     as_is = renamed or (target.suffix == ".gguf" and args.dtype is None)
     found = {name: array if as_is else array.plain(args.dtype) for name, array in arrays.items()}
     if not args.dry_run:
@@ -56,15 +56,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 text = weight_files.text
 
 
-def _in_own_names(args: argparse.Namespace) -> tuple[Source, weight_files.Write]:
-    """The arrays as the source names them, and what writes the target."""
-    source = weight_files.source_of(args.source, args)
+def _in_own_names(args: argparse.Namespace, source: Source) -> _Made:
+    """The arrays as the source names them, or the leaves of its network."""
     keeps_metadata = args.target.suffix != ".gguf" or source.format == "gguf"
-    metadata = source.metadata if keeps_metadata else {}
-    return source, weight_files.writer(args.target, metadata, force=args.force or args.dry_run)
+    write = _writer(args, source.metadata if keeps_metadata else {})
+    return leaves_of(named_network(args, lazy=True)) if args.tree else source.arrays, write
 
 
-def _in_hub_names(args: argparse.Namespace) -> tuple[Source, weight_files.Write]:
+def _in_hub_names(args: argparse.Namespace) -> _Made:
     """The arrays that a folder of the hub has of a network."""
     from wlab.pretrained.networks.hub_writing import to_hub, write_folder
 
@@ -84,32 +83,29 @@ def _in_hub_names(args: argparse.Namespace) -> tuple[Source, weight_files.Write]
     def write(target: Path, found: Mapping[str, Lazy]) -> None:
         write_folder(target, found, config, network.tokenizer)
 
-    return Source(path, weight_files.source_of(args.source, args).format, arrays), write
+    return arrays, write
 
 
-def _in_ggml_names(args: argparse.Namespace) -> tuple[Source, weight_files.Write]:
+def _in_ggml_names(args: argparse.Namespace) -> _Made:
     """The arrays that a GGUF file has of a network."""
     from wlab import pretrained
 
     arrays, metadata = pretrained.to_gguf(named_network(args, lazy=True), dtype=args.dtype)
-    write = weight_files.writer(args.target, metadata, force=args.force or args.dry_run)
-    return Source(
-        Path(args.source), weight_files.source_of(args.source, args).format, arrays
-    ), write
+    return arrays, _writer(args, metadata)
 
 
-def _is_llama(args: argparse.Namespace) -> bool:
+def _writer(args: argparse.Namespace, metadata: Mapping[str, Any]) -> weight_files.Write:
+    return weight_files.writer(args.target, metadata, force=args.force or args.dry_run)
+
+
+def _is_llama(name: str, source: Source) -> bool:
     """Whether it is a network that GGUF files can hold, and is in none yet."""
     from wlab.checkpoint.formats.json_text import json_object
     from wlab.pretrained.networks.hub_llama import FAMILIES
 
-    if (
-        shelf.is_named(args.source)
-        and weight_files.source_of(args.source, args).format == "llama2c"
-    ):
-        return True
-    sizes = Path(args.source) / "config.json"
-    return sizes.is_file() and json_object(sizes).get("model_type") in FAMILIES
+    sizes = Path(name) / "config.json"
+    known = sizes.is_file() and json_object(sizes).get("model_type") in FAMILIES
+    return known or source.format == "llama2c"
 
 
 def _row(name: str, before: Lazy, after: Lazy) -> dict[str, Any]:
