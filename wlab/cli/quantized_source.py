@@ -67,10 +67,12 @@ def named_network(args: argparse.Namespace, **options: Any) -> Any:
     """
     path = Path(args.source)
     if not shelf.is_named(args.source) and not path.is_dir() and path.suffix != ".gguf":
+        otherwise = (
+            " Without one there is --method nearest, or hqq." if hasattr(args, "method") else ""
+        )
         raise ValueError(
             f"{args.source} is a file of arrays, and what runs them is not known: give a name of "
-            "`wlab weights list`, a folder of the hub, or a GGUF file. Without a network and data "
-            "there is --method nearest, or hqq."
+            f"`wlab weights list`, a folder of the hub, or a GGUF file.{otherwise}"
         )
     return shelf.network(argparse.Namespace(**{**vars(args), "network": args.source}), **options)
 
