@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from wlab import tree
+from wlab import graph, tree
 from wlab.models import VGGConfig, vgg
 from wlab.models.dense import averaged
+from wlab.models.small_maps import convolved
 from wlab.models.vgg import vgg16, vgg16_bn, vgg16_cifar
 
 TINY = VGGConfig(((4,), (5, 6)), 5, hidden=(7,), side=2, norms=True, hidden_norms=True)
@@ -66,3 +68,45 @@ def test_means_over_cells_are_those_of_loops(height: int, width: int):
 def test_a_stage_without_convolutions_is_refused():
     with pytest.raises(ValueError, match="every stage needs a convolution"):
         VGGConfig(((4,), ()), 5)
+
+
+def test_maps_smaller_than_the_kernel_are_convolved_as_any_other():
+    conv = nnx.Conv(5, 6, (3, 3), padding="VALID", rngs=nnx.Rngs(0))
+    same = nnx.Conv(5, 6, (3, 3), padding="SAME", rngs=nnx.Rngs(0))
+    for side in (1, 2, 3, 5):
+        maps = jax.random.normal(jax.random.key(side), (4, side, side, 5))
+
+        def squares(maps: jax.Array, ours: bool) -> jax.Array:
+            return jnp.sum((convolved(conv, maps) if ours else same(maps)) ** 2)
+
+        np.testing.assert_allclose(convolved(conv, maps), same(maps), rtol=1e-5, atol=1e-6)
+        found, expected = (jax.grad(squares)(maps, ours) for ours in (True, False))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def used(config: VGGConfig, leaves: dict, side: int) -> graph.Graph:
+    model, images = vgg(config), jnp.zeros((2, side, side, 3))
+    return graph.read(
+        lambda leaves, x: model.apply(leaves["params"], x, leaves["state"])[0], leaves, images
+    )
+
+
+def test_multiply_adds_are_those_of_the_sizes():
+    params, state = jax.eval_shape(vgg(vgg16_cifar).init, jax.random.key(0))
+    spent, inputs = 512 * 512 + 512 * 10, 3
+    for stage, widths in enumerate(vgg16_cifar.widths):
+        for width in widths:
+            spent += 9 * inputs * width * (32 >> stage) ** 2
+            inputs = width
+    read = used(vgg16_cifar, {"params": params, "state": state}, 32)
+    assert graph.multiply_adds(read) == 2 * spent
+
+
+def test_channels_can_be_taken_out_before_and_behind_small_maps():
+    params, state = vgg(TINY).init(jax.random.key(0))
+    leaves = {"params": params, "state": state}
+    groups = graph.groups(used(TINY, leaves, 4))
+    keep = {name: np.arange(group.size) % 2 == 0 for name, group in groups.groups.items()}
+    images = jax.random.normal(jax.random.key(1), (3, 4, 4, 3))
+    assert {"params/stage_0/conv_1/kernel:3", "params/stage_1/conv_2/kernel:3"} <= keep.keys()
+    assert graph.verify(groups, keep, leaves, images) < 1e-5

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from wlab.models.dense import Dense
 from wlab.models.layers import Initializer, he_normal
 from wlab.models.model import StatefulModel, stateful_from_nnx
+from wlab.models.small_maps import convolved
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class _Stage(nnx.Module):
     ):
         self.count, self.normed = len(widths), norms
         for i, width in enumerate(widths, start=1):
-            setattr(self, f"conv_{i}", conv(inputs, width, (3, 3)))
+            setattr(self, f"conv_{i}", conv(inputs, width, (3, 3), padding="VALID"))
             if norms:
                 setattr(self, f"norm_{i}", norm(width))
             inputs = width
@@ -62,7 +63,7 @@ class _Stage(nnx.Module):
         self, x: Float[Array, "batch _height _width _channels"]
     ) -> Float[Array, "batch _rows _columns _outputs"]:
         for i in range(1, self.count + 1):
-            x = getattr(self, f"conv_{i}")(x)
+            x = convolved(getattr(self, f"conv_{i}"), x)
             x = jax.nn.relu(getattr(self, f"norm_{i}")(x) if self.normed else x)
         return nnx.max_pool(x, (2, 2), strides=(2, 2))
 
