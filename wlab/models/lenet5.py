@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from wlab.models.layers import Initializer, he_normal, zeros
 from wlab.models.model import Model, from_nnx
+from wlab.models.pooling import halved
 
 
 class LeNet5(nnx.Module):
@@ -36,7 +37,7 @@ class LeNet5(nnx.Module):
     def __call__(self, x: Float[Array, "batch *shape"]) -> Float[Array, "batch classes"]:
         x = x.reshape(x.shape[0], *self.image)
         for conv in (self.conv1, self.conv2):
-            x = nnx.max_pool(conv(x), (2, 2), strides=(2, 2))
+            x = halved(conv(x))
         return self.fc2(jax.nn.relu(self.fc1(x.reshape(x.shape[0], -1))))
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from wlab.models.dense import Dense
 from wlab.models.layers import Initializer, he_normal
 from wlab.models.model import StatefulModel, stateful_from_nnx
+from wlab.models.pooling import halved
 from wlab.models.small_maps import convolved
 
 
@@ -65,7 +66,7 @@ class _Stage(nnx.Module):
         for i in range(1, self.count + 1):
             x = convolved(getattr(self, f"conv_{i}"), x)
             x = jax.nn.relu(getattr(self, f"norm_{i}")(x) if self.normed else x)
-        return nnx.max_pool(x, (2, 2), strides=(2, 2))
+        return halved(x)
 
 
 class VGG(nnx.Module):
