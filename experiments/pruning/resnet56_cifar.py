@@ -1,7 +1,7 @@
 """How much of a real ResNet-56 can go, as weights and as channels?
 
-The network that others trained to 93.20 % on CIFAR-10. Weights: the smallest set to zero at
-once, and 80 % of them gradually while it trains on. Channels: those with the smallest norm, all
+The network that others trained to 93.20 % on CIFAR-10. Weights: the smallest of all layers set to
+zero at once, and 80 % of them gradually while it trains on. Channels: those with the smallest norm, all
 that is coupled to them counted, taken out until half of the multiply-adds are left (within blocks
 only) or a quarter (anywhere), and what is left trained as long. Beside each the same number of
 weights, or of channels in every layer, by chance.
@@ -111,7 +111,7 @@ def _pruned(
     if row.kind == "channels":
         return trained(_smaller(row, net, config), identity())
     if row.kind == "at once":
-        pruned = pruning.prune(params, row.left, KERNELS)
+        pruned = pruning.prune(params, row.left, KERNELS, allocation=pruning.globally)
         if row.by == "chance":
             masks = pruning.tickets.shuffled(pruning.masks_of(pruned, KERNELS), key)
             pruned = pruning.tickets.rewound(params, masks)
@@ -119,7 +119,8 @@ def _pruned(
     if row.by == "chance":
         return trained(net, pruning.static(row.left, KERNELS, allocation=pruning.uniform))
     density = pruning.cubic(1.0, row.left, end=2 * config.steps // 3)
-    return trained(net, pruning.magnitude(density, KERNELS, every=20))
+    gradual = pruning.magnitude(density, KERNELS, every=20, allocation=pruning.globally)
+    return trained(net, gradual)
 
 
 def _smaller(row: Row, net: resnet56.Net, config: Config) -> resnet56.Net:
