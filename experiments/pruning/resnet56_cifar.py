@@ -1,10 +1,10 @@
 """How much of a real ResNet-56 can go, as weights and as channels?
 
 The network that others trained to 93.20 % on CIFAR-10. Weights: the smallest of all layers set to
-zero at once, and 80 % of them gradually while it trains on. Channels: those with the smallest norm, all
-that is coupled to them counted, taken out until half of the multiply-adds are left (within blocks
-only) or a quarter (anywhere), and what is left trained as long. Beside each the same number of
-weights, or of channels in every layer, by chance.
+zero at once, and 80 % of them gradually while it trains on. Channels: those with the smallest
+norm, all that is coupled to them counted, taken out until half of the multiply-adds are left
+(within blocks only) or a quarter (anywhere), and what is left trained as long. Beside each the
+same number of weights, or of channels in every layer, by chance.
 
 Run     python -m experiments.pruning.resnet56_cifar
 Cost    on 2 CPU cores an hour for each row that is trained, less for smaller networks; a run that
