@@ -22,6 +22,7 @@ import numpy as np
 from experiments.bench.bench import Bench, counted, timed
 from experiments.bench.pair import Thunk
 from wlab.checkpoint import open_source, save_safetensors
+from wlab.cli.memory import most_resident, resident
 from wlab.pretrained import NameMap, load, move
 
 ROOT = Path(__file__).parents[2]
@@ -93,16 +94,10 @@ def _bench(
 
 def _main(path: Path) -> None:
     jax.block_until_ready(jax.numpy.zeros(1))
-    before = _status("VmRSS")
+    before = resident()
     tree = jax.block_until_ready(filled(path))
     nbytes = sum(leaf.nbytes for leaf in tree.values())
-    print(json.dumps({"before": before, "peak": _status("VmHWM"), "tree": nbytes}))
-
-
-def _status(field: str) -> int:
-    """Bytes of this process, as Linux counts them."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+    print(json.dumps({"before": before, "peak": most_resident(), "tree": nbytes}))
 
 
 if __name__ == "__main__":

@@ -67,12 +67,10 @@ def named_network(args: argparse.Namespace, **options: Any) -> Any:
     """
     path = Path(args.source)
     if not shelf.is_named(args.source) and not path.is_dir() and path.suffix != ".gguf":
-        otherwise = (
-            " Without one there is --method nearest, or hqq." if hasattr(args, "method") else ""
-        )
         raise ValueError(
             f"{args.source} is a file of arrays, and what runs them is not known: give a name of "
-            f"`wlab weights list`, a folder of the hub, or a GGUF file.{otherwise}"
+            "`wlab weights list`, a folder of the hub, or a GGUF file. To quantize without one "
+            "there is --method nearest, or hqq."
         )
     return shelf.network(argparse.Namespace(**{**vars(args), "network": args.source}), **options)
 

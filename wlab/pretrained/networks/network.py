@@ -67,9 +67,7 @@ def filled(
     Raises:
         ValueError: As `load`.
     """
-    loaded = _loaded(
-        source, name_map, jax.eval_shape(lambda: model.init(jax.random.key(0))), **options
-    )
+    loaded = _loaded(source, name_map, _shapes(model), **options)
     return Network(model, config, loaded.params, name_map, loaded.plan, tokenizer=tokenizer)
 
 
@@ -81,11 +79,16 @@ def filled_with_state(
     Raises:
         ValueError: As `load`.
     """
-    params, model_state = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    params, model_state = _shapes(model)
     like = {"params": params, "model_state": model_state}
     loaded = _loaded(source, name_map, like, **options)
     params, model_state = loaded.params["params"], loaded.params["model_state"]
     return Network(model, config, params, name_map, loaded.plan, model_state=model_state)
+
+
+def _shapes(model: Model | StatefulModel) -> Any:
+    """Of what it begins with. A key made outside would be compiled, which takes 43 MB."""
+    return jax.eval_shape(lambda: model.init(jax.random.key(0)))
 
 
 def _loaded(
