@@ -13,5 +13,7 @@ def halved(
     """
     batch, height, width, channels = maps.shape
     rows, columns = height // 2, width // 2
-    tiles = maps[:, : 2 * rows, : 2 * columns].reshape(batch, rows, 2, columns, 2, channels)
-    return tiles.max((2, 4))
+    whole = maps[:, : 2 * rows, : 2 * columns]
+    # An axis at a time: JAX types no reshape that splits two, where the batch lies on a mesh.
+    tall = whole.reshape(batch, rows, 2, 2 * columns, channels)
+    return tall.reshape(batch, rows, 2, columns, 2, channels).max((2, 4))
