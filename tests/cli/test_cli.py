@@ -105,7 +105,7 @@ def test_debug_shows_where_an_error_came_from(tmp_path):
     [
         ([], "required: VERB"),
         (["mow"], "invalid choice: 'mow'"),
-        (["inspect"], "required: path"),
+        (["inspect"], "required: source"),
         (["data", "fetch"], "`fetch` needs one"),
         (["data", "list", "mnist"], "`list` takes no name"),
         (["data", "fetch", "imagenet"], "invalid choice: 'imagenet'"),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from verbs import run_json
 
 from wlab import merging
 from wlab.checkpoint import open_source, save_gguf, save_safetensors
@@ -95,13 +96,15 @@ def test_folders_of_the_hub_become_a_folder(tmp_path, capsys):
         (tmp_path / name / "tokenizer.json").write_text('{"model": {"vocab": {"x": 0, "y": 1}}}')
         (tmp_path / name / "code.py").write_text("")
     command = ["merge", "linear", *(str(tmp_path / n) for n in "ab"), "--out", str(tmp_path / "c")]
-    assert main(command) == 0
+    run_json(capsys, *command)
     assert {file.name for file in (tmp_path / "c").iterdir()} == {
         "config.json",
         "model.safetensors",
         "tokenizer.json",
     }
     assert set(arrays_of(tmp_path / "c/model.safetensors")) == set(MODELS["a"])
+    told = [run_json(capsys, "inspect", tmp_path / name)["leaves"] for name in "ac"]
+    assert told[0] == told[1] and len(told[0]) == len(MODELS["a"])
     assert main(command) == 1
     assert "--force replaces it" in capsys.readouterr().err
     (tmp_path / "b/tokenizer.json").write_text('{"model": {"vocab": {"y": 0, "x": 1}}}')

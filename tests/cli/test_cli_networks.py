@@ -163,10 +163,21 @@ def test_a_name_stands_for_its_files_wherever_a_file_may_stand(cached, capsys, t
     found = run_json(capsys, "convert", "resnet56-cifar10", tmp_path / "r.npz")
     theirs = open_source(data.cache_folder() / "weights/resnet56-cifar10/model.pth").arrays
     assert [row["array"] for row in found["arrays"]] == list(theirs)
+    found = run_json(capsys, "inspect", "resnet56-cifar10", "--stats")
+    assert [(row["path"], row["shape"]) for row in found["leaves"]] == [
+        (name, list(array.shape)) for name, array in theirs.items()
+    ]
+    largest = next(row["absmax"] for row in found["leaves"] if row["path"] == "linear.weight")
+    assert largest == pytest.approx(abs(theirs["linear.weight"].read()).max())
     run_json(capsys, "prune", "resnet56-cifar10", tmp_path / "p.npz", "--density", "0.2")
     found = run_json(capsys, "sparsity", "resnet56-cifar10", tmp_path / "p.npz")
     *_, whole = found["overlap"]
     assert whole["one"] > whole["other"] == whole["both"] == 170_304
+    flags = ("--weights", "3,1", "--out", tmp_path / "m.npz")
+    run_json(capsys, "merge", "linear", "resnet56-cifar10", tmp_path / "p.npz", *flags)
+    merged, thinned = (open_source(tmp_path / f"{name}.npz").arrays for name in "mp")
+    wanted = (3 * theirs["linear.weight"].read() + thinned["linear.weight"].read()) / 4
+    np.testing.assert_allclose(merged["linear.weight"].read(), wanted, rtol=1e-6)
     planned = run_json(capsys, "plan", "stories15m", "--format", "int4")
     made = run_json(
         capsys,

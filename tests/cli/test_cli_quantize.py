@@ -178,8 +178,10 @@ def test_a_gguf_file_has_the_same_blocks_from_rows_and_from_a_tree(gguf_file, tm
     result = run_json(capsys, "quantize", gguf_file, rows, *flags)
     assert {row["bits"] for row in result["leaves"]} == {4.5}
     assert {row["disk"] for row in result["leaves"]} == {32 * 18}
-    assert main(["quantize", gguf_file, str(turned), *flags, "--tree"]) == 0
-    capsys.readouterr()
+    made = run_json(capsys, "quantize", gguf_file, turned, *flags, "--tree")
+    planned = run_json(capsys, "plan", gguf_file, *flags, "--tree")
+    assert [row["leaf"] for row in planned["leaves"]] == KERNELS
+    assert planned["totals"] == made["totals"]
     verified = run_json(capsys, "verify", gguf_file, rows)
     assert verified["others"] == []
     assert {row["format"] for row in verified["leaves"]} == {"Q4_0"}
@@ -375,7 +377,7 @@ def test_a_k_quant_of_a_leaf_whose_inputs_come_first_is_that_of_its_rows():
     assert 33 < found["sqnr_db"] < 36
 
 
-def test_k_quants_that_cannot_be_name_what_to_do(wide_gguf, tmp_path, capsys):
+def test_k_quants_that_cannot_be_name_what_to_do(wide_gguf, gguf_file, tmp_path, capsys):
     (source, _), target = wide_gguf, tmp_path / "k.gguf"
     flags = ["--format", "ggml_q4_k"]
     error = said(capsys, "quantize", source, target, *flags)
@@ -384,7 +386,7 @@ def test_k_quants_that_cannot_be_name_what_to_do(wide_gguf, tmp_path, capsys):
     flags += ["--rules", ".*down.*=no"]
     error = said(capsys, "quantize", source, tmp_path / "k.safetensors", *flags)
     assert "ggml Q4_K is of GGUF files alone" in error
-    error = said(capsys, "plan", source, *flags, "--method", "gptq")
+    error = said(capsys, "plan", gguf_file, *flags, "--method", "gptq")
     assert "takes --method nearest, not gptq" in error
     assert not target.exists()
 

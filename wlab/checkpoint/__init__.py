@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from wlab.checkpoint.listing import Entry as Entry
+from wlab.checkpoint.listing import listed as listed
 from wlab.checkpoint.listing import listing as listing
 from wlab.checkpoint.opening import open_source as open_source
 from wlab.checkpoint.source import Lazy as Lazy

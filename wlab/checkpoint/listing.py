@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wlab.checkpoint.opening import open_source
 from wlab.checkpoint.safetensors_header import bits
+from wlab.checkpoint.source import Source
 from wlab.checkpoint.steps import PathLike, latest, step_directories, step_path
 
 
@@ -40,9 +41,14 @@ def listing(path: PathLike) -> list[Entry]:
     path = Path(path)
     if path.is_dir():
         return [_entry(*found) for found in orbax_header(_newest_step(path))]
+    return listed(open_source(path))
+
+
+def listed(source: Source) -> list[Entry]:
+    """The arrays of one that is open already."""
     return [
         Entry(name, array.shape, array.encoding or array.dtype, array.nbytes)
-        for name, array in open_source(path).arrays.items()
+        for name, array in source.arrays.items()
     ]
 
 

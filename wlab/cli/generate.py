@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def text(result: dict[str, Any]) -> str:
     """The texts, if they have not been shown as they came, and the speed."""
     shown = [] if len(result["texts"]) == 1 else result["texts"]
-    speed = f"{result['tokens']} tokens"
+    speed = f"{result['tokens']} token{'s' if result['tokens'] > 1 else ''}"
     if result["tokens_per_s"] is not None:
         speed += f", {result['tokens_per_s']} a second"
     spent = f"{result['load_s']} s to load, {result['start_s']} s to compile and read the prompt"

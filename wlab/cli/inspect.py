@@ -1,4 +1,4 @@
-"""`wlab inspect PATH`: shapes, dtypes, bytes and shardings of a checkpoint, from its header.
+"""`wlab inspect SRC`: shapes, dtypes, bytes and shardings of a checkpoint, from its header.
 
 With `--stats` the arrays are read too, those of a file one at a time.
 """
@@ -8,30 +8,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wlab.checkpoint import listing, open_source
+from wlab.checkpoint import Source, listed, listing, open_source
+from wlab.cli import shelf, weight_files
 from wlab.table import from_records
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
-    parser.add_argument(
-        "path", type=Path, help="a file of any format wlab reads, or an orbax directory"
-    )
+    parser.add_argument("source", help=f"{weight_files.SOURCE}; or an orbax directory")
     parser.add_argument(
         "--stats", action="store_true", help="read the arrays: mean, std, absmax, density, NaN, Inf"
     )
+    shelf.places(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The leaves and their total."""
     from wlab.inspection import leaf_stats, report
 
-    entries = listing(args.path)
+    source = _source(args)
+    entries = listing(args.source) if source is None else listed(source)
     stats = None
     if args.stats:
-        stats = {path: leaf_stats(array) for path, array in _arrays(args.path)}
+        stats = {path: leaf_stats(array) for path, array in _arrays(source, args.source)}
     *leaves, total = report(entries, stats)
-    return {"path": str(args.path), "leaves": leaves, "total": total}
+    return {"path": args.source, "leaves": leaves, "total": total}
 
 
 def text(result: dict[str, Any]) -> str:
@@ -39,12 +40,22 @@ def text(result: dict[str, Any]) -> str:
     return str(from_records([*result["leaves"], result["total"]]))
 
 
-def _arrays(path: Path) -> Iterator[tuple[str, Any]]:
+def _source(args: argparse.Namespace) -> Source | None:
+    """The file, the folder's, or the network's; None for an orbax directory."""
+    path = Path(args.source)
+    if path.is_file():
+        return open_source(path)  # and no more is imported than its format needs
+    if weight_files.is_orbax(args.source):
+        return None
+    return weight_files.source_of(args.source, args)
+
+
+def _arrays(source: Source | None, path: str) -> Iterator[tuple[str, Any]]:
     """The numeric arrays of a checkpoint, by the paths of its listing."""
     import numpy as np
 
-    if path.is_file():
-        for name, array in open_source(path).arrays.items():
+    if source is not None:
+        for name, array in source.arrays.items():
             yield name, array.read()
         return
     from wlab.checkpoint import load

@@ -1,7 +1,8 @@
 """`wlab merge METHOD MODEL… --out TARGET`: several models of one shape made one, leaf by leaf.
 
-Models are files of any format wlab reads, or folders of the hub; no more than one leaf of each is
-in memory. Where the target has no ending, it becomes a folder like the first model's.
+Models are files of any format wlab reads, folders of the hub, or names of `wlab weights list`; no
+more than one leaf of each is in memory. Where the target has no ending, it becomes a folder like
+the first model's.
 """
 
 import argparse
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from wlab.cli import weight_files
+from wlab.cli import shelf, weight_files
 from wlab.cli.number import number
 
 METHODS = {
@@ -30,9 +31,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     flag = parser.add_argument
     flag("method", choices=METHODS)
-    flag("models", type=Path, nargs="+", metavar="MODEL", help="a file or a folder of the hub")
+    flag("models", nargs="+", metavar="MODEL", help=weight_files.SOURCE)
     flag("--out", type=Path, required=True, metavar="TARGET", help="a file, or a folder's name")
-    flag("--base", type=Path, help="what the models were tuned from, for all but linear and slerp")
+    flag("--base", help="what the models were tuned from, for all but linear and slerp")
     flag("--keep", action="append", default=[], metavar="REGEX", help="leaves not to merge")
     flag("--weights", type=_numbers, help="one for all models, or one each, as 1,0.5 [1]")
     flag("--sum", action="store_true", default=None, help="linear: do not divide by the weights")
@@ -43,13 +44,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     flag("--seed", type=number(int, 0, 2**32 - 1), help="dare: what is dropped [0]")
     flag("--mixed-dtypes", action="store_true", help="models may differ in their float dtypes")
     weight_files.arguments(parser)
+    shelf.places(parser)
     parser.set_defaults(usage_error=parser.error)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """What was written, or would be."""
     _refuse_misuse(args)
-    sources = [weight_files.opened(path) for path in args.models]
+    sources = [weight_files.source_of(name, args) for name in args.models]
     recipe = _recipe(args)
     target = args.out if weight_files.ending(args.out) else args.out / _WEIGHTS
     words = {"merged": json.dumps(recipe)} | dict(sources[0].metadata)
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not args.dry_run:
         if target != args.out:
             args.out.mkdir(parents=True, exist_ok=True)
-            weight_files.copy_beside(args.models[0], args.out)
+            weight_files.copy_beside(Path(args.models[0]), args.out)
         weight_files.write(write, target, found)
     total = sum(array.nbytes for array in found.values())
     return {
@@ -88,7 +90,7 @@ def _refuse_misuse(args: argparse.Namespace) -> None:
 
 
 def _refuse_a_folder_of_no_hub(args: argparse.Namespace) -> None:
-    if not weight_files.ending(args.out) and not args.models[0].is_dir():
+    if not weight_files.ending(args.out) and not Path(args.models[0]).is_dir():
         raise ValueError(
             f"{args.out} has no ending, so it would be a folder like {args.models[0]}, which is "
             f"none. End it in {', '.join(weight_files.ENDINGS)}."
@@ -100,8 +102,8 @@ def _recipe(args: argparse.Namespace) -> dict[str, Any]:
     options = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
     return {
         "method": args.method,
-        "models": [str(path) for path in args.models],
-        "base": None if args.base is None else str(args.base),
+        "models": args.models,
+        "base": args.base,
         "keep": args.keep,
         **options,
     }
@@ -122,8 +124,8 @@ def _merged(args: argparse.Namespace) -> dict[str, Any]:
 
     merged = merging.merge_lazily(
         _method(args),
-        [_parent(path) for path in args.models],
-        base=None if args.base is None else _parent(args.base),
+        [_parent(name, args) for name in args.models],
+        base=None if args.base is None else _parent(args.base, args),
         rules=[(pattern, None) for pattern in args.keep],
         key=jax.random.key(args.seed or 0),
         mixed_dtypes=args.mixed_dtypes,
@@ -155,22 +157,21 @@ def _method(args: argparse.Namespace) -> Any:
     return makers[args.method](**given)
 
 
-def _parent(path: Path) -> Any:
+def _parent(name: str, args: argparse.Namespace) -> Any:
     """The model with what must agree: its arrays and, where the files tell, its vocabulary."""
     from wlab import merging
 
-    source = weight_files.opened(path)
-    return merging.Parent(source.arrays, name=str(path), vocab=_vocab(path, source.metadata))
+    source = weight_files.source_of(name, args)
+    return merging.Parent(source.arrays, name=name, vocab=_vocab(Path(name), source.metadata))
 
 
 def _vocab(path: Path, metadata: Mapping[str, Any]) -> list[str] | None:
     from wlab.checkpoint.formats.json_text import json_object
 
-    if not path.is_dir():
+    words = path / "tokenizer.json"
+    if not words.is_file():
         return metadata.get("tokenizer.ggml.tokens")
-    if not (path / "tokenizer.json").exists():
-        return None
-    vocab = json_object(path / "tokenizer.json").get("model", {}).get("vocab")
+    vocab = json_object(words).get("model", {}).get("vocab")
     return sorted(vocab, key=vocab.__getitem__) if isinstance(vocab, dict) else None
 
 

@@ -1,7 +1,7 @@
 """`wlab plan SRC --format int4`: the bytes of a quantized file, from the headers of the plain one.
 
-No weight is read. `wlab quantize` takes the same flags. A name of `wlab weights list` stands for
-the leaves of that network, as there.
+No weight is read. `wlab quantize` takes the same flags. As there, a name of `wlab weights list`
+stands for the leaves of that network, and so does what `--tree` or a method that runs it is for.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from typing import Any
 
 from wlab.checkpoint import Lazy
 from wlab.cli import quantized_files, quantized_leaves, shelf, weight_files
-from wlab.cli.quantized_source import leaves_of, named_network
+from wlab.cli.quantized_source import BY_TEXT, leaves_of, named_network
 from wlab.table import from_records
 
 _SHOWN = 3
@@ -96,7 +96,7 @@ def table(result: Mapping[str, Any]) -> str:
 def _leaves(args: argparse.Namespace) -> tuple[Mapping[str, Lazy], bool]:
     """What would be quantized, by name; and whether rows are outputs, as in GGUF files."""
     shelf.refuse_nowhere(args.source)
-    if shelf.is_named(args.source):
+    if args.tree or args.method in BY_TEXT or shelf.is_named(args.source):
         return leaves_of(named_network(args, lazy=True)), False
     source = quantized_files.opened(Path(args.source))
     return source.arrays, source.format == "gguf"

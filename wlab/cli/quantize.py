@@ -47,9 +47,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     flag("source", help="a file of any format, a folder of the hub, or of `wlab weights list`")
     flag("target", type=Path, help=".safetensors, .gguf or .onnx, or a folder of the hub")
     quantized_leaves.arguments(parser)
-    flag(
-        "--tree", action="store_true", help="the leaves of a network that wlab knows, not a file's"
-    )
     flag("--data", help="for gptq, awq: a text file, or a text of `wlab data list`")
     flag("--context", type=number(int, 1), default=128, help="for gptq, awq: tokens a window [128]")
     flag("--windows", type=number(int, 1), default=64, help="for gptq, awq: how many [64]")

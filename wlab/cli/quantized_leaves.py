@@ -54,6 +54,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="yes, no or a format of its own for leaves, as int8 or int8:64; the first match "
         "counts [floats of two or more axes, without embeddings and norms]",
     )
+    flag(
+        "--tree", action="store_true", help="the leaves of a network that wlab knows, not a file's"
+    )
 
 
 def refuse_misuse(args: argparse.Namespace) -> None:

@@ -67,15 +67,14 @@ def _overlap(arrays: Mapping[str, Any], args: argparse.Namespace) -> list[dict[s
 
 def _arrays(source: str, args: argparse.Namespace) -> Mapping[str, Any]:
     """The arrays by name; those of a file stay there until they are asked for."""
-    path = Path(source)
-    if shelf.is_named(source) or not path.is_dir() or (path / "config.json").exists():
+    if not weight_files.is_orbax(source):
         return weight_files.source_of(source, args).arrays
     import numpy as np
 
     from wlab.checkpoint import load
     from wlab.tree import leaves
 
-    found = leaves(load(path))  # keys of random numbers are no weights
+    found = leaves(load(source))  # keys of random numbers are no weights
     return {name: leaf for name, leaf in found.items() if isinstance(leaf.dtype, np.dtype)}
 
 

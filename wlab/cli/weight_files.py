@@ -35,6 +35,12 @@ def opened(path: Path) -> Source:
     return densified(weights_of(path) if path.is_dir() else open_source(path))
 
 
+def is_orbax(name: str) -> bool:
+    """Whether it is a folder, and none of the hub: one that orbax has written, if any."""
+    path = Path(name)
+    return not shelf.is_named(name) and path.is_dir() and not (path / "config.json").exists()
+
+
 def source_of(name: str, args: argparse.Namespace) -> Source:
     """The weights of a file, a folder, or a network on the shelf, in their own names.
 
