@@ -9,9 +9,9 @@ import wlab
 from wlab import training
 
 
-def one_step(batch, *, mode="jit", mesh=None, **options):
-    state = toy.begin(wlab.identity(), optax.sgd(1.0), **({"mesh": mesh} if mesh else {}))
-    step = training.make_step(toy.loss, wlab.identity(), optax.sgd(1.0), **options)
+def one_step(batch, weights=wlab.identity(), *, mode="jit", mesh=None, **options):
+    state = toy.begin(weights, optax.sgd(1.0), **({"mesh": mesh} if mesh else {}))
+    step = training.make_step(toy.loss, weights, optax.sgd(1.0), **options)
     return training.compile_step(step, state, mode=mode, mesh=mesh)(state, batch)
 
 
@@ -44,6 +44,21 @@ def test_microbatches_of_unequal_weight_give_the_global_mean(mode: str):
     for name, start in toy.params().items():
         np.testing.assert_allclose(state.stored[name], start - expected[name], rtol=1e-5)
     np.testing.assert_allclose(metrics["loss"], metrics["sse"])
+
+
+@pytest.mark.parametrize("mode", ["jit", "shard_map", "pmap"])
+def test_the_gradient_of_a_seen_leaf_that_is_not_stored_is_the_global_mean(mode: str):
+    batch, bias = toy.rows(), jnp.array([1.0, -2.0])
+    looks = wlab.WeightTransform(
+        init=lambda p, key: ({"kernel": p["kernel"]}, jax.tree.map(jnp.zeros_like, p)),
+        view=lambda stored, state, step: stored | {"bias": bias + 0 * state["bias"]},
+        update=lambda stored, grads, state, step: grads,
+        needs_grads=True,
+    )
+    state, _ = one_step(batch, looks, mode=mode, mesh=training.mesh_from("data=4"))
+    expected = toy.mean_gradient(toy.params() | {"bias": bias}, batch)
+    for name, grads in state.weights.items():
+        np.testing.assert_allclose(grads, expected[name], rtol=1e-5, err_msg=name)
 
 
 def test_a_batch_of_padding_changes_nothing():

@@ -45,7 +45,7 @@ def gradient_sums(
         key = jax.random.fold_in(key, jax.lax.axis_index(axis))
     # Varying weights make the gradients local: one explicit sum follows.
     stored, model_state = _vary((stored, model_state), axis)
-    seen, pull = jax.vjp(lambda s: weights.view(s, state.weights, state.step), stored)
+    seen, pull = jax.vjp(lambda s: _vary(weights.view(s, state.weights, state.step), axis), stored)
 
     def one(model_state: Any, batch: Batch, key: Key) -> Sums:
         (loss, aux), seen_grads = jax.value_and_grad(loss_fn, has_aux=True)(
