@@ -12,16 +12,6 @@ from wlab.checkpoint import open_source
 from wlab.cli.main import main
 
 
-@pytest.fixture
-def cached():
-    def check(*names: str) -> None:
-        for name in names:
-            if not (data.cache_folder() / name).exists():
-                pytest.skip(f"{name} is not cached: fetch it to test what `wlab` makes of it")
-
-    return check
-
-
 def test_sentences_that_mean_alike_have_a_high_cosine(cached, capsys):
     cached("weights/minilm")
     texts = ["A man is playing a guitar.", "Someone plays music.", "The stock market fell today."]

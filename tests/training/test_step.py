@@ -8,8 +8,10 @@ import toy
 import wlab
 from wlab import training
 
+SEEN_AS_STORED = wlab.identity()
 
-def one_step(batch, weights=wlab.identity(), *, mode="jit", mesh=None, **options):
+
+def one_step(batch, weights=SEEN_AS_STORED, *, mode="jit", mesh=None, **options):
     state = toy.begin(weights, optax.sgd(1.0), **({"mesh": mesh} if mesh else {}))
     step = training.make_step(toy.loss, weights, optax.sgd(1.0), **options)
     return training.compile_step(step, state, mode=mode, mesh=mesh)(state, batch)

@@ -13,7 +13,7 @@ from wlab.table import from_records
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     flag = parser.add_argument
-    flag("network", help="a name of `wlab weights list`, or a folder of the hub")
+    flag("network", help=shelf.NETWORK)
     flag("image", nargs="+", type=Path, help="files that Pillow reads")
     flag("--top", type=number(int, 1), default=3, help="classes to show [3]")
     shelf.places(parser)

@@ -10,7 +10,7 @@ from wlab.table import Table
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     flag = parser.add_argument
-    flag("network", help="a name of `wlab weights list`, or a folder of the hub")
+    flag("network", help=shelf.NETWORK)
     flag("text", nargs="+", help="sentences")
     shelf.places(parser)
 

@@ -17,7 +17,7 @@ from wlab.cli.number import number
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     flag = parser.add_argument
-    flag("network", help="a name of `wlab weights list`, a folder of the hub, or a GGUF file")
+    flag("network", help=shelf.NETWORK)
     flag("prompt", nargs="+", help="texts to go on from, a row each")
     flag("--chat", action="store_true", help="put each as a question, by the network's template")
     flag("--system", metavar="TEXT", help="with --chat: what the network is told beforehand")

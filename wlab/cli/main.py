@@ -30,6 +30,7 @@ VERBS = {
     "plan": "the bytes of a quantized file, before anything is read",
     "prune": "the smallest weights of a file set to zero",
     "quantize": "the weights of a file in few bits",
+    "shrink": "a network without its smallest channels, heads and hidden units",
     "sparsity": "what is left of a pruned network, and how alike two are",
     "train": "train, prune and quantize a reference network",
     "verify": "what a quantized file has lost",

@@ -12,7 +12,7 @@ from wlab.cli.number import number
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     flag = parser.add_argument
-    flag("network", help="a name of `wlab weights list`, a folder of the hub, or a GGUF file")
+    flag("network", help=shelf.NETWORK)
     flag("text", help="a file, or a text of `wlab data list`, of which the test part is read")
     flag("--context", type=number(int, 1), default=512, help="tokens a window [512]")
     flag("--tokens", type=number(int, 1), help="predict no more than this many [all]")

@@ -20,7 +20,6 @@ from wlab.table import from_records
 
 _ALLOCATIONS = ("uniform", "globally", "erk")
 _REMAINDERS = ("refuse", "dense", "share")
-_ANSWERS = {"yes": True, "no": False}
 _SHOWN = 8
 _OPTIONS = ("density", "rules", "allocation", "keep", "of", "axis", "remainder")
 
@@ -33,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     flag("--density", type=number(float, 0, 1), help="the fraction kept")
     flag(
         "--rules",
-        type=_rule,
+        type=thinning.rule,
         nargs="+",
         action="extend",
         default=[],
@@ -186,18 +185,3 @@ def _sum(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     sums = {key: sum(row[key] for row in rows) for key in ("weights", "kept", "before", "after")}
     density = sums["kept"] / max(sums["weights"], 1)
     return {"leaf": name, "shape": None, "density": density, "form": None, **sums}
-
-
-def _rule(text: str) -> tuple[str, bool | float]:
-    pattern, _, share = text.rpartition("=")
-    if share in _ANSWERS and pattern:
-        return pattern, _ANSWERS[share]
-    try:
-        density = float(share)
-    except ValueError:
-        density = -1.0
-    if not pattern or not 0 <= density <= 1:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not REGEX=SHARE, the share being yes, no or a density from 0 to 1"
-        )
-    return pattern, density

@@ -11,6 +11,7 @@ from typing import Any
 from wlab.cli.memory import most_resident, resident
 from wlab.data import Source
 
+NETWORK = "a name of `wlab weights list`, a folder of the hub, a GGUF file, or one of `wlab shrink`"
 _log = logging.getLogger("wlab.cli")
 
 
@@ -53,9 +54,10 @@ def row(name: str, source: Source, folder: Path) -> dict[str, Any]:
 
 
 def network(args: argparse.Namespace, **options: Any) -> Any:
-    """The network that `args.network` names: one of the shelf, a folder of the hub, or a GGUF file.
+    """The network that `args.network` names: one of the shelf, a folder of the hub, or a file.
 
-    What loading took goes to the log. `options` are those of the functions that load.
+    What loading took goes to the log. `options` are those of the functions that load, but for files
+    of `wlab shrink`.
 
     Raises:
         FileNotFoundError: If it names nothing.
@@ -71,6 +73,8 @@ def network(args: argparse.Namespace, **options: Any) -> Any:
         found = pretrained.network(args.network, file=args.file, cache=args.cache, **options)
     elif Path(args.network).is_dir():
         found = pretrained.from_hub(args.network, **options)
+    elif Path(args.network).suffix == ".safetensors":
+        found = pretrained.from_shrunk(args.network, file=args.file, cache=args.cache)
     else:
         found = pretrained.from_gguf(args.network, **options)
     spent, most = time.monotonic() - began, most_resident()

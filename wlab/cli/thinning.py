@@ -1,5 +1,6 @@
 """Which leaves of a file are pruned, and the leaves as they are once they have been."""
 
+import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,23 @@ _SPARED = re.compile(
 )
 _RANKED = ("float32", "bfloat16", "float16")
 _BY_NAME = "by name"
+_ANSWERS = {"yes": True, "no": False}
+
+
+def rule(text: str) -> tuple[str, bool | float]:
+    """What `--rules` takes: a regex and yes, no, or a density."""
+    pattern, _, share = text.rpartition("=")
+    if share in _ANSWERS and pattern:
+        return pattern, _ANSWERS[share]
+    try:
+        density = float(share)
+    except ValueError:
+        density = -1.0
+    if not pattern or not 0 <= density <= 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not REGEX=SHARE, the share being yes, no or a density from 0 to 1"
+        )
+    return pattern, density
 
 
 def is_prunable(name: str, array: Any) -> bool:

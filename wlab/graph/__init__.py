@@ -22,6 +22,7 @@ from wlab.graph.cutting import operands_of as operands_of
 from wlab.graph.cutting import read_uncalled as read_uncalled
 from wlab.graph.cutting import run_segment as run_segment
 from wlab.graph.cutting import segments as segments
+from wlab.graph.distance import distance as distance
 from wlab.graph.groups import Group as Group
 from wlab.graph.groups import Groups as Groups
 from wlab.graph.groups import Keep as Keep

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from wlab import tree
 from wlab.graph.capturing import products
+from wlab.graph.distance import distance
 from wlab.graph.matrices import refuse_parts
 from wlab.graph.reading import Graph
 from wlab.graph.scaled.factors import Clash, Factors, short, untied
@@ -155,9 +156,7 @@ def _times(leaf: Array, factor: Array) -> Array:
 def apart(graph: Graph, params: Params, other: Params, *inputs: Any) -> float:
     """How far the function of other parameters is: max |difference| / max |result|."""
     run = jax.jit(graph.fn)
-    pairs = zip(*(jax.tree.leaves(run(p, *inputs)) for p in (params, other)), strict=True)
-    known = [(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in pairs]
-    return max(np.abs(a - b).max() for a, b in known) / max(np.abs(a).max() for a, _ in known)
+    return distance(run(params, *inputs), run(other, *inputs))
 
 
 def _used(graph: Graph) -> dict[str, Use]:

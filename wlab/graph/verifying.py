@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from wlab import tree
+from wlab.graph.distance import distance
 from wlab.graph.groups import Groups, Keep, Member
 from wlab.graph.shrinking import shrink
 from wlab.transform import Params
@@ -74,11 +75,7 @@ def verify(groups: Groups, keep: Keep, params: Params, *inputs: Any) -> float:
     """
     small = shrink(groups, keep)
     expected = jax.jit(groups.graph.fn)(masked(groups, keep, params), *inputs)
-    found = jax.jit(small.fn)(small.params(params), *inputs)
-    results = zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True)
-    pairs = [(a, b) for a, b in results if a.shape == b.shape]
-    apart = max(float(jnp.abs(a - b).max()) for a, b in pairs)
-    return apart / max(float(jnp.abs(a).max()) for a, _ in pairs)
+    return distance(expected, jax.jit(small.fn)(small.params(params), *inputs))
 
 
 def _is_any(leaf: Array, member: Member) -> Bool[np.ndarray, "_"]:

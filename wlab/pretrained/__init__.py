@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from wlab.pretrained.named import fetch as fetch
     from wlab.pretrained.named import network as network
     from wlab.pretrained.named import source as source
+    from wlab.pretrained.narrowing import shrunk as shrunk
+    from wlab.pretrained.narrowing import units as units
+    from wlab.pretrained.narrowing import verify_shrunk as verify_shrunk
     from wlab.pretrained.networks import from_gguf as from_gguf
     from wlab.pretrained.networks import from_hub as from_hub
     from wlab.pretrained.networks import from_llama2c as from_llama2c
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from wlab.pretrained.planning import Plan as Plan
     from wlab.pretrained.planning import plan as plan
     from wlab.pretrained.sentences import sentence_vectors as sentence_vectors
+    from wlab.pretrained.shrunk_files import from_shrunk as from_shrunk
+    from wlab.pretrained.shrunk_files import save_shrunk as save_shrunk
     from wlab.pretrained.sight import Sight as Sight
     from wlab.pretrained.sight import accuracy as accuracy
     from wlab.pretrained.sight import class_logits as class_logits
@@ -61,6 +66,8 @@ _LAZY = {
         *("from_gguf", "from_hub", "from_llama2c", "from_torch_lstm", "from_torchvision"),
         *("save_hub", "to_gguf", "to_hub"),
     ),
+    "shrunk_files": ("from_shrunk", "save_shrunk"),
+    "narrowing": ("shrunk", "units", "verify_shrunk"),
     "sight": ("Sight", "accuracy", "class_logits"),
     "surprise": ("Surprise", "perplexity"),
     "planning": ("Plan", "plan"),

@@ -1,0 +1,235 @@
+"""A network without some of its channels, heads and hidden units, run as it was before."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wlab import graph
+from wlab.models import (
+    CLIPConfig,
+    EncoderConfig,
+    LlamaConfig,
+    Model,
+    StatefulModel,
+    TransformerConfig,
+    llama,
+)
+from wlab.pretrained.networks.network import Network
+from wlab.transform import Key, Params
+
+_READ_TOKENS = (EncoderConfig, LlamaConfig, TransformerConfig)
+_MADE_OF = {  # the kernels of a block of a LLaMA, and their axes
+    "ffn": {"gate/kernel:1", "up/kernel:1", "down/kernel:0"},
+    "kv_heads": {*(f"attn/{name}/kernel:1" for name in "qkv"), "attn/o/kernel:0"},
+    "queries": {"attn/q/kernel:1", "attn/o/kernel:0"},
+}
+_ALL = set().union(*_MADE_OF.values()) | {"attn/q/kernel:0"}
+_LOOSE = ("1/.*",)  # the statistics that a `StatefulModel` returns
+
+
+class Narrower(NamedTuple):
+    """What is left of a network, before any weight is touched.
+
+    Attributes:
+        model: Pure functions of the smaller weights.
+        config: The sizes; where a config cannot say them, those of the whole network.
+        taken: From all leaves to the smaller ones.
+    """
+
+    model: Model | StatefulModel
+    config: Any
+    taken: Callable[[Params], Params]
+
+
+def units(network: Network, *, tokens: int = 16) -> graph.Groups:
+    """Which channels, heads and hidden units of a network live and die together.
+
+    Groups have the paths of `whole_tree`. Of LLaMA's kin there are those that its sizes can say:
+    hidden units; heads of keys and values with the queries that share them; and of those queries
+    the first, the second, and so on, of all heads.
+
+    Args:
+        network: One that reads images, or rows of tokens. Its weights may be `Lazy`.
+        tokens: In the row that is read, at most; a shorter context is read whole.
+
+    Raises:
+        ValueError: If it reads anything else.
+    """
+    found = _units(_use(network), whole_tree(network), example(network, tokens))
+    if not isinstance(network.config, LlamaConfig):
+        return found
+    return replace(found, groups={n: of for n, of in found.groups.items() if _size_of(of)})
+
+
+def example(network: Network, tokens: int) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of what it reads: an image, or a row of tokens.
+
+    Raises:
+        ValueError: As `units`.
+    """
+    side = network.image_size
+    if isinstance(network.config, _READ_TOKENS):
+        return jax.ShapeDtypeStruct((1, min(tokens, network.config.context)), jnp.int32)
+    if network.prepare is not None and not isinstance(network.config, CLIPConfig):
+        inputs = network.prepare(np.zeros((1, side, side, 3), np.uint8))
+        return jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
+    raise ValueError(
+        f"units: what a {type(network.config).__name__} reads is neither images alone nor one row "
+        "of tokens: describe its use by a function for wlab.graph.read."
+    )
+
+
+def whole_tree(network: Network) -> Params:
+    """The weights, with a `StatefulModel` under `params/`, and its statistics as `model_state/`."""
+    if isinstance(network.model, StatefulModel):
+        return {"params": network.params, "model_state": network.model_state}
+    return network.params
+
+
+def with_leaves(network: Network, leaves: Params) -> Network:
+    """The network with other leaves, in the tree that `whole_tree` gives."""
+    if isinstance(network.model, StatefulModel):
+        return replace(network, params=leaves["params"], model_state=leaves["model_state"])
+    return replace(network, params=leaves)
+
+
+def shrunk(network: Network, keep: graph.Keep) -> Network:
+    """The network without the units that do not stay: smaller weights, used as before.
+
+    It computes what the whole network does with the weights of those units at zero. LLaMA's kin
+    become the same network with smaller sizes, which caches, `save_hub` and `to_gguf` take; any
+    other is evaluated anew at its smaller sizes, see `graph.shrink`, in training, too.
+
+    Args:
+        network: One that reads images, or rows of tokens.
+        keep: Of groups of `units`, which of them stay.
+
+    Raises:
+        ValueError: If there is no such group, or the sizes of LLaMA's kin cannot say it.
+
+    Reference:
+        Fang et al. 2023, DepGraph (arXiv:2301.12900).
+    """
+    left = narrower(network, keep)
+    smaller = left.taken(whole_tree(network))
+    return with_leaves(replace(network, model=left.model, config=left.config), smaller)
+
+
+def narrower(network: Network, keep: graph.Keep) -> Narrower:
+    """The smaller model and its sizes; the weights may be shapes.
+
+    Raises:
+        ValueError: As `shrunk`.
+    """
+    groups = units(network)
+    taken = graph.shrink(groups, keep).params
+    if isinstance(network.config, LlamaConfig):
+        config = _with_sizes(network.config, groups, keep)
+        return Narrower(llama(config), config, taken)
+    return Narrower(_evaluated(network, keep, taken), network.config, taken)
+
+
+def verify_shrunk(network: Network, small: Network, keep: graph.Keep) -> float:
+    """How far it is from the whole one with those weights at zero: max |difference| / max |result|.
+
+    On one image of noise, or a row of tokens by chance.
+    """
+    less = graph.masked(units(network), keep, whole_tree(network))
+    like, key = example(network, 16), jax.random.key(0)
+    if jnp.issubdtype(like.dtype, jnp.integer):
+        inputs = jax.random.randint(key, like.shape, 0, network.config.vocab)
+    else:
+        inputs = jax.random.normal(key, like.shape, like.dtype)
+    wanted, found = (
+        jax.jit(_use(n))(leaves, inputs)
+        for n, leaves in ((network, less), (small, whole_tree(small)))
+    )
+    stateful = isinstance(network.model, StatefulModel)
+    return graph.distance(wanted[0], found[0]) if stateful else graph.distance(wanted, found)
+
+
+def _use(network: Network) -> Callable[..., Any]:
+    """The network as a function of one tree of leaves and its inputs."""
+    apply = network.model.apply
+    if not isinstance(network.model, StatefulModel):
+        return apply
+
+    def use(leaves: Params, inputs: Any, **options: Any) -> Any:
+        return apply(leaves["params"], inputs, leaves["model_state"], **options)
+
+    return use
+
+
+def _units(use: Callable[..., Any], leaves: Params, *inputs: Any) -> graph.Groups:
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), leaves)
+    found = graph.read(use, shapes, *inputs)
+    returns_state = isinstance(found.results, tuple) and "model_state" in leaves
+    return graph.groups(found, loose=_LOOSE if returns_state else ())
+
+
+def _evaluated(
+    network: Network, keep: graph.Keep, taken: Callable[[Params], Params]
+) -> Model | StatefulModel:
+    """The model, read anew for whatever it is called with, and evaluated at its smaller sizes."""
+    use, whole, make = _use(network), whole_tree(network), network.model.init
+
+    def run(leaves: Params, *inputs: Any, **options: Any) -> Any:
+        arrays = {name: x for name, x in options.items() if isinstance(x, jax.Array | np.ndarray)}
+        fixed = {name: x for name, x in options.items() if name not in arrays}
+
+        def called(leaves: Params, inputs: Any, arrays: Mapping[str, Any]) -> Any:
+            return use(leaves, *inputs, **arrays, **fixed)
+
+        found = _units(called, whole, inputs, arrays)
+        return graph.shrink(found, keep).fn(leaves, inputs, arrays)
+
+    if not isinstance(network.model, StatefulModel):
+        return Model(lambda key: taken(make(key)), run)
+
+    def init(key: Key) -> tuple[Params, Any]:
+        params, model_state = make(key)
+        leaves = taken({"params": params, "model_state": model_state})
+        return leaves["params"], leaves["model_state"]
+
+    def apply(params: Params, inputs: Any, model_state: Any, **options: Any) -> Any:
+        return run({"params": params, "model_state": model_state}, inputs, **options)
+
+    return StatefulModel(init, apply)
+
+
+def _size_of(group: graph.Group) -> str | None:
+    """Which size of every block its units are counted by; None if there is none."""
+    places = {f"{m.path.split('/', 1)[-1]}:{m.axis}" for m in group.members}
+    return next((size for size, made_of in _MADE_OF.items() if places & _ALL == made_of), None)
+
+
+def _with_sizes(config: LlamaConfig, groups: graph.Groups, keep: graph.Keep) -> LlamaConfig:
+    """The sizes of what is left.
+
+    Raises:
+        ValueError: If they differ from block to block.
+    """
+    left: dict[str, dict[str, int]] = {}
+    for name, group in groups.groups.items():
+        size = int(np.sum(keep[name])) if name in keep else group.size
+        left.setdefault(_size_of(group) or "", {})[name] = size
+    for what, sizes in left.items():
+        if len(set(sizes.values())) > 1:
+            raise ValueError(
+                f"shrunk: every block of a LLaMA has the same {what}; "
+                f"{', '.join(f'{name} would keep {n}' for name, n in sizes.items())}."
+            )
+    ffn, kv_heads, queries = (
+        next(iter(left[what].values())) if what in left else whole
+        for what, whole in (
+            *(("ffn", config.ffn), ("kv_heads", config.kv_heads)),
+            ("queries", config.heads // config.kv_heads),
+        )
+    )
+    heads = kv_heads * queries
+    size = config.head_size if heads == config.heads else config.size
+    return replace(config, ffn=ffn, heads=heads, kv_heads=kv_heads, head_size=size)

@@ -1,0 +1,118 @@
+"""Files of networks that have lost units: the smaller weights, and which units stay."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from wlab import graph, tree
+from wlab.checkpoint import Source, load_safetensors, open_source, save_safetensors
+from wlab.pretrained.named import network as named
+from wlab.pretrained.narrowing import Narrower, narrower, units, whole_tree, with_leaves
+from wlab.pretrained.networks import from_gguf, from_hub
+from wlab.pretrained.networks.network import Network
+from wlab.pretrained.sources import SOURCES
+
+_KEY = "shrunk"
+
+
+def save_shrunk(path: str | Path, network: Network, keep: graph.Keep, *, of: str | Path) -> None:
+    """Writes what `from_shrunk` reads; the file is whole or not there.
+
+    Args:
+        path: Ends in `.safetensors`.
+        network: The smaller one, from `shrunk`, trained on or not.
+        keep: Which units of the whole network it has.
+        of: The whole network, as `from_shrunk` will look for it: one of `wlab weights list`, or
+            the path of a folder of the hub, a GGUF file, or a file like this one. A path is
+            written as seen from the file, so that both may move together.
+    """
+    units = {name: np.packbits(stays).tobytes().hex() for name, stays in keep.items()}
+    place = str(of) if of in SOURCES else os.path.relpath(of, Path(path).parent)
+    recipe = {"network": place, "keep": units}
+    save_safetensors(path, whole_tree(network), metadata={_KEY: json.dumps(recipe)})
+
+
+def from_shrunk(
+    path: str | Path,
+    *,
+    whole: Network | None = None,
+    file: str | Path | None = None,
+    cache: str | Path | None = None,
+) -> Network:
+    """The smaller network in a file of `save_shrunk`.
+
+    What computes, prepares and names comes from the whole network; of its weights none is read.
+
+    Args:
+        path: The file.
+        whole: The whole network, if it is not where the file says. Its weights may be `Lazy`.
+        file: As of `network`, where the file names one of the shelf.
+        cache: Likewise.
+
+    Raises:
+        FileNotFoundError: If the whole network is a path where nothing is.
+        ValueError: If the file is not of this kind, or does not fit the network.
+    """
+    source = open_source(Path(path))
+    if _KEY not in source.metadata:
+        raise ValueError(
+            f"{path} is a file of arrays, and what runs them is not known: `save_shrunk` and "
+            "`wlab shrink` write files that say it."
+        )
+    recipe = json.loads(source.metadata[_KEY])
+    if whole is None:
+        whole = _whole(recipe["network"], Path(path), file=file, cache=cache)
+    keep = _unpacked(recipe["keep"], units(whole), path)
+    left = narrower(whole, keep)
+    leaves = load_safetensors(path, _shapes(left, whole, source))
+    smaller = replace(whole, model=left.model, config=left.config)
+    return with_leaves(smaller, jax.tree.map(jax.numpy.asarray, leaves))
+
+
+def _shapes(left: Narrower, whole: Network, source: Source) -> Any:
+    """Of the smaller leaves, in the dtypes that the file has them in."""
+
+    def shape(path: str, x: Any) -> jax.ShapeDtypeStruct:
+        stored = source.arrays[path].dtype if path in source.arrays else x.dtype
+        return jax.ShapeDtypeStruct(x.shape, stored)
+
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), whole_tree(whole))
+    return tree.map_leaves(shape, jax.eval_shape(left.taken, shapes))
+
+
+def _whole(name: str, path: Path, **places: Any) -> Network:
+    if name in SOURCES:
+        return named(name, lazy=True, **places)
+    source = Path(os.path.normpath(path.parent / name))
+    if not source.exists():
+        raise FileNotFoundError(
+            f"{path} was made of {source}, which is not there. Give the network: "
+            "from_shrunk(path, whole=from_hub(folder, lazy=True))."
+        )
+    if source.suffix == path.suffix and source.is_file():
+        return from_shrunk(source, **places)
+    return (from_hub if source.is_dir() else from_gguf)(source, lazy=True)
+
+
+def _unpacked(units: dict[str, str], groups: graph.Groups, path: str | Path) -> graph.Keep:
+    """Which units stay, as bools.
+
+    Raises:
+        ValueError: If the network has no such group, or one of another size.
+    """
+    found = {}
+    for name, packed in units.items():
+        size = groups.groups[name].size if name in groups.groups else 0
+        bits = np.frombuffer(bytes.fromhex(packed), np.uint8)
+        if len(bits) != -(-size // 8):
+            raise ValueError(
+                f"{path}: {name!r} is a group of {8 * len(bits) - 7} to {8 * len(bits)} units, in "
+                f"the network it has {size or 'none'}: the file is of another one."
+            )
+        found[name] = np.unpackbits(bits, count=size).astype(bool)
+    return found
