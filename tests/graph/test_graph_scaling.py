@@ -62,7 +62,7 @@ def test_random_functions_stay_what_they_are(seed: int):
     for i, one in enumerate(found):
         new = graph.rescale(new, one, factors(one, i))
     # A sum of what has no mean is rounding alone.
-    is_zero = max(np.abs(x).max() for x in jax.tree.leaves(fn(params, *inputs))) < 1e-6
+    is_zero = max(np.abs(x).max() for x in jax.tree.leaves(fn(params, *inputs))) < 1e-5
     assert seed not in RICH or not is_zero
     assert is_zero or graph.apart(read, params, new, *inputs) < 1e-4
 
