@@ -183,6 +183,26 @@ def test_a_name_stands_for_its_files_wherever_a_file_may_stand(cached, capsys, t
     assert "did you mean stories15m?" in said(capsys, "convert", "stories-15m", tmp_path / "x.npz")
 
 
+def test_weights_of_another_file_run_in_a_networks_place(cached, capsys, tmp_path):
+    cached("weights/resnet56-cifar10", "cifar10")
+    target, halves = tmp_path / "p.safetensors", ("--density", "0.5", "--allocation", "globally")
+    run_json(capsys, "prune", "resnet56-cifar10", target, *halves, "--packed")
+    flags = ("--images", "200", "--weights-file")
+    found = run_json(capsys, "evaluate", "resnet56-cifar10", "cifar10", *flags, target)
+    assert found["accuracy"] > 0.85
+    rounded = tmp_path / "q.safetensors"
+    run_json(capsys, "quantize", "resnet56-cifar10", rounded, "--format", "int2")
+    found = run_json(capsys, "evaluate", "resnet56-cifar10", "cifar10", *flags, rounded)
+    assert found["accuracy"] < 0.5
+    flags = ("--tree", "--weights-file", target)
+    *_, whole = run_json(capsys, "sparsity", "resnet56-cifar10", *flags)["leaves"]
+    assert whole["multiply_adds"] == 125_747_840 > whole["multiply_adds_left"] > 50_000_000
+    assert whole["outputs"] == 544_778
+    cached("weights/vgg16-cifar10")
+    wrong = said(capsys, "evaluate", "vgg16-cifar10", "cifar10", *flags[1:])
+    assert "p.safetensors" in wrong
+
+
 def test_stories_without_names_of_their_own_take_those_of_the_target(cached, capsys, tmp_path):
     cached("weights/stories15m")
     ours = tree.leaves(pretrained.network("stories15m").params)

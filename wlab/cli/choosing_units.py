@@ -3,6 +3,7 @@
 import argparse
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 Counts: TypeAlias = Mapping[str, Callable[[Any], int]]
@@ -22,7 +23,8 @@ def counts(network: Any, groups: Any, tokens: int) -> Counts:
     import jax
 
     from wlab import graph, tree
-    from wlab.pretrained.narrowing import example, with_leaves
+    from wlab.pretrained.narrowing import example
+    from wlab.pretrained.networks.network import with_leaves
 
     inputs = example(network, tokens)
 
@@ -46,8 +48,6 @@ def kept(args: argparse.Namespace, network: Any, groups: Any, counts: Counts) ->
     Raises:
         ValueError: If none is zero, no network is within the budget, or the rules fit no group.
     """
-    from functools import partial
-
     from wlab import pruning
     from wlab.data.progress import progress
 
@@ -73,7 +73,7 @@ def kept(args: argparse.Namespace, network: Any, groups: Any, counts: Counts) ->
 
 def _not_zero(source: str, network: Any, groups: Any) -> dict[str, Any]:
     from wlab import graph
-    from wlab.pretrained.narrowing import whole_tree
+    from wlab.pretrained.networks.network import whole_tree
 
     keep = graph.emptied(groups, whole_tree(network), where=_is_weight(network))
     if not keep:
@@ -89,7 +89,7 @@ def _squares(network: Any) -> Any:
     import jax.numpy as jnp
 
     from wlab import tree
-    from wlab.pretrained.narrowing import whole_tree
+    from wlab.pretrained.networks.network import whole_tree
 
     counts = _is_weight(network)
     return tree.map_leaves(

@@ -13,10 +13,9 @@ from wlab.table import from_records
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     flag = parser.add_argument
-    flag("network", help=shelf.NETWORK)
+    shelf.network_arguments(parser, "network")
     flag("image", nargs="+", type=Path, help="files that Pillow reads")
     flag("--top", type=number(int, 1), default=3, help="classes to show [3]")
-    shelf.places(parser)
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -10,9 +10,8 @@ from wlab.table import Table
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     flag = parser.add_argument
-    flag("network", help=shelf.NETWORK)
+    shelf.network_arguments(parser, "network")
     flag("text", nargs="+", help="sentences")
-    shelf.places(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -11,11 +11,10 @@ from wlab.cli.number import number
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     flag = parser.add_argument
-    flag("network", help=shelf.NETWORK)
+    shelf.network_arguments(parser, "network")
     flag("data", help="a dataset of `wlab data list`, of whose test part the images are")
     flag("--images", type=number(int, 1), help="look at no more than this many [all]")
     flag("--batch", type=number(int, 1), default=100, help="images at once [100]")
-    shelf.places(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -15,11 +15,10 @@ _DIRECTIONS = 6
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     flag = parser.add_argument
-    flag("network", help=shelf.NETWORK)
+    shelf.network_arguments(parser, "network")
     flag("--leaf", help="another convolution's path, as in `wlab weights show` [the first one]")
     flag("--out", type=Path, metavar="FILE.png", help="draw the filters (extra `images`)")
     flag("--zoom", type=number(int, 1, 64), default=8, help="pixels a side of each weight [8]")
-    shelf.places(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

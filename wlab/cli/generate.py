@@ -17,7 +17,7 @@ from wlab.cli.number import number
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     flag = parser.add_argument
-    flag("network", help=shelf.NETWORK)
+    shelf.network_arguments(parser, "network")
     flag("prompt", nargs="+", help="texts to go on from, a row each")
     flag("--chat", action="store_true", help="put each as a question, by the network's template")
     flag("--system", metavar="TEXT", help="with --chat: what the network is told beforehand")
@@ -25,7 +25,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     flag("--temperature", type=number(float, 0), default=1.0, help="0 takes the likeliest [1]")
     flag("--top-p", type=number(float, 1e-9, 1), default=1.0, help="mass of the nucleus [1]")
     flag("--seed", type=number(int, 0, 2**32 - 1), default=0)
-    shelf.places(parser)
     parser.set_defaults(usage_error=parser.error)
 
 

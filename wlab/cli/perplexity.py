@@ -12,12 +12,11 @@ from wlab.cli.number import number
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     flag = parser.add_argument
-    flag("network", help=shelf.NETWORK)
+    shelf.network_arguments(parser, "network")
     flag("text", help="a file, or a text of `wlab data list`, of which the test part is read")
     flag("--context", type=number(int, 1), default=512, help="tokens a window [512]")
     flag("--tokens", type=number(int, 1), help="predict no more than this many [all]")
     flag("--batch", type=number(int, 1), default=4, help="windows at once [4]")
-    shelf.places(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from wlab.cli.memory import most_resident, resident
 from wlab.data import Source
 
-NETWORK = "a name of `wlab weights list`, a folder of the hub, a GGUF file, or one of `wlab shrink`"
+_NETWORK = "a name of `wlab weights list`, a folder of the hub, a GGUF file, or `wlab shrink`'s"
 _log = logging.getLogger("wlab.cli")
 
 
@@ -33,6 +33,18 @@ def places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache", type=Path, help="the folder of all data ($WLAB_CACHE or ~/.cache/wlab)"
     )
+
+
+def network_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    """Declares a network, and where its weights are."""
+    parser.add_argument(name, help=_NETWORK)
+    parser.add_argument(
+        "--weights-file",
+        type=Path,
+        metavar="FILE",
+        help="weights instead of its own: of `wlab prune`, `quantize`, `merge` or `convert`",
+    )
+    places(parser)
 
 
 def refuse_misuse(args: argparse.Namespace) -> None:
@@ -65,18 +77,12 @@ def network(args: argparse.Namespace, **options: Any) -> Any:
     """
     import jax  # noqa: F401  its memory is not what the network takes
 
-    from wlab import pretrained, tree
+    from wlab import tree
 
     refuse_nowhere(args.network)
     before, began = resident(), time.monotonic()
-    if is_named(args.network):
-        found = pretrained.network(args.network, file=args.file, cache=args.cache, **options)
-    elif Path(args.network).is_dir():
-        found = pretrained.from_hub(args.network, **options)
-    elif Path(args.network).suffix == ".safetensors":
-        found = pretrained.from_shrunk(args.network, file=args.file, cache=args.cache)
-    else:
-        found = pretrained.from_gguf(args.network, **options)
+    file = getattr(args, "weights_file", None)
+    found = _loaded(args, **options) if file is None else _filled_from(file, args, **options)
     spent, most = time.monotonic() - began, most_resident()
     peak = ""
     if before is not None and most is not None:
@@ -115,3 +121,24 @@ def refuse_nowhere(name: str) -> None:
         f"Nothing at {name}, and no such name in `wlab weights list`{meant}. "
         "`hf download OWNER/NAME --local-dir FOLDER` gets a network from the hub."
     )
+
+
+def _loaded(args: argparse.Namespace, **options: Any) -> Any:
+    from wlab import pretrained
+
+    path = Path(args.network)
+    if is_named(args.network):
+        return pretrained.network(args.network, file=args.file, cache=args.cache, **options)
+    if path.suffix == ".safetensors":
+        return pretrained.from_shrunk(path, file=args.file, cache=args.cache)
+    return (pretrained.from_hub if path.is_dir() else pretrained.from_gguf)(path, **options)
+
+
+def _filled_from(file: Path, args: argparse.Namespace, **options: Any) -> Any:
+    """The network with the weights of another file."""
+    from wlab import pretrained
+    from wlab.checkpoint import open_source
+    from wlab.cli.packed_files import densified
+
+    network = _loaded(args, **(options | {"lazy": True}))
+    return pretrained.refilled(network, densified(open_source(file)))

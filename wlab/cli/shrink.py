@@ -23,7 +23,7 @@ ENDINGS = (".safetensors", ".gguf", "")
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     flag, share = parser.add_argument, number(float, 0, 1)
-    flag("source", help=shelf.NETWORK)
+    shelf.network_arguments(parser, "source")
     flag("target", type=Path, help=".safetensors; of LLaMA's kin .gguf, or a folder of the hub")
     shares = parser.add_mutually_exclusive_group()
     shares.add_argument("--density", type=share, help="the fraction of units kept, in each group")
@@ -42,7 +42,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     flag("--round-to", type=number(int, 1), default=1, help="keep multiples of so many units [1]")
     flag("--tokens", type=number(int, 1), default=128, help="that multiply-adds are of [128]")
     weight_files.arguments(parser)
-    shelf.places(parser)
     parser.set_defaults(usage_error=parser.error)
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from wlab.pretrained.named import fetch as fetch
     from wlab.pretrained.named import network as network
     from wlab.pretrained.named import source as source
+    from wlab.pretrained.narrowing import as_graph as as_graph
     from wlab.pretrained.narrowing import shrunk as shrunk
     from wlab.pretrained.narrowing import units as units
     from wlab.pretrained.narrowing import verify_shrunk as verify_shrunk
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from wlab.pretrained.networks.network import Network as Network
     from wlab.pretrained.planning import Plan as Plan
     from wlab.pretrained.planning import plan as plan
+    from wlab.pretrained.refilling import refilled as refilled
     from wlab.pretrained.sentences import sentence_vectors as sentence_vectors
     from wlab.pretrained.shrunk_files import from_shrunk as from_shrunk
     from wlab.pretrained.shrunk_files import save_shrunk as save_shrunk
@@ -66,8 +68,9 @@ _LAZY = {
         *("from_gguf", "from_hub", "from_llama2c", "from_torch_lstm", "from_torchvision"),
         *("save_hub", "to_gguf", "to_hub"),
     ),
+    "refilling": ("refilled",),
     "shrunk_files": ("from_shrunk", "save_shrunk"),
-    "narrowing": ("shrunk", "units", "verify_shrunk"),
+    "narrowing": ("as_graph", "shrunk", "units", "verify_shrunk"),
     "sight": ("Sight", "accuracy", "class_logits"),
     "surprise": ("Surprise", "perplexity"),
     "planning": ("Plan", "plan"),

@@ -18,7 +18,7 @@ from wlab.models import (
     TransformerConfig,
     llama,
 )
-from wlab.pretrained.networks.network import Network
+from wlab.pretrained.networks.network import Network, whole_tree, with_leaves
 from wlab.transform import Key, Params
 
 _READ_TOKENS = (EncoderConfig, LlamaConfig, TransformerConfig)
@@ -45,12 +45,8 @@ class Narrower(NamedTuple):
     taken: Callable[[Params], Params]
 
 
-def units(network: Network, *, tokens: int = 16) -> graph.Groups:
-    """Which channels, heads and hidden units of a network live and die together.
-
-    Groups have the paths of `whole_tree`. Of LLaMA's kin there are those that its sizes can say:
-    hidden units; heads of keys and values with the queries that share them; and of those queries
-    the first, the second, and so on, of all heads.
+def as_graph(network: Network, *, tokens: int = 16) -> graph.Graph:
+    """What a network does with each leaf of `whole_tree`, where it is used and not trained.
 
     Args:
         network: One that reads images, or rows of tokens. Its weights may be `Lazy`.
@@ -59,7 +55,24 @@ def units(network: Network, *, tokens: int = 16) -> graph.Groups:
     Raises:
         ValueError: If it reads anything else.
     """
-    found = _units(_use(network), whole_tree(network), example(network, tokens))
+    return _read(_use(network), whole_tree(network), example(network, tokens))
+
+
+def units(network: Network, *, tokens: int = 16) -> graph.Groups:
+    """Which channels, heads and hidden units of a network live and die together.
+
+    Groups have the paths of `whole_tree`. Of LLaMA's kin there are those that its sizes can say:
+    hidden units; heads of keys and values with the queries that share them; and of those queries
+    the first, the second, and so on, of all heads.
+
+    Args:
+        network: As of `as_graph`.
+        tokens: Likewise.
+
+    Raises:
+        ValueError: If it reads neither images nor rows of tokens.
+    """
+    found = _grouped(as_graph(network, tokens=tokens))
     if not isinstance(network.config, LlamaConfig):
         return found
     return replace(found, groups={n: of for n, of in found.groups.items() if _size_of(of)})
@@ -81,20 +94,6 @@ def example(network: Network, tokens: int) -> jax.ShapeDtypeStruct:
         f"units: what a {type(network.config).__name__} reads is neither images alone nor one row "
         "of tokens: describe its use by a function for wlab.graph.read."
     )
-
-
-def whole_tree(network: Network) -> Params:
-    """The weights, with a `StatefulModel` under `params/`, and its statistics as `model_state/`."""
-    if isinstance(network.model, StatefulModel):
-        return {"params": network.params, "model_state": network.model_state}
-    return network.params
-
-
-def with_leaves(network: Network, leaves: Params) -> Network:
-    """The network with other leaves, in the tree that `whole_tree` gives."""
-    if isinstance(network.model, StatefulModel):
-        return replace(network, params=leaves["params"], model_state=leaves["model_state"])
-    return replace(network, params=leaves)
 
 
 def shrunk(network: Network, keep: graph.Keep) -> Network:
@@ -164,11 +163,15 @@ def _use(network: Network) -> Callable[..., Any]:
     return use
 
 
-def _units(use: Callable[..., Any], leaves: Params, *inputs: Any) -> graph.Groups:
+def _read(use: Callable[..., Any], leaves: Params, *inputs: Any) -> graph.Graph:
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), leaves)
-    found = graph.read(use, shapes, *inputs)
-    returns_state = isinstance(found.results, tuple) and "model_state" in leaves
-    return graph.groups(found, loose=_LOOSE if returns_state else ())
+    return graph.read(use, shapes, *inputs)
+
+
+def _grouped(read: graph.Graph) -> graph.Groups:
+    """The groups, where new statistics may get smaller."""
+    returns_state = any(path.startswith("model_state/") for path in read.paths)
+    return graph.groups(read, loose=_LOOSE if returns_state else ())
 
 
 def _evaluated(
@@ -184,7 +187,7 @@ def _evaluated(
         def called(leaves: Params, inputs: Any, arrays: Mapping[str, Any]) -> Any:
             return use(leaves, *inputs, **arrays, **fixed)
 
-        found = _units(called, whole, inputs, arrays)
+        found = _grouped(_read(called, whole, inputs, arrays))
         return graph.shrink(found, keep).fn(leaves, inputs, arrays)
 
     if not isinstance(network.model, StatefulModel):

@@ -12,9 +12,9 @@ import numpy as np
 from wlab import graph, tree
 from wlab.checkpoint import Source, load_safetensors, open_source, save_safetensors
 from wlab.pretrained.named import network as named
-from wlab.pretrained.narrowing import Narrower, narrower, units, whole_tree, with_leaves
+from wlab.pretrained.narrowing import Narrower, narrower, units
 from wlab.pretrained.networks import from_gguf, from_hub
-from wlab.pretrained.networks.network import Network
+from wlab.pretrained.networks.network import Network, whole_tree, with_leaves
 from wlab.pretrained.sources import SOURCES
 
 _KEY = "shrunk"

@@ -1,7 +1,7 @@
 """A network with its weights: all that it takes to run one that others trained."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -43,6 +43,20 @@ class Network:
     labels: tuple[str, ...] = ()
     image_size: int = 0
     prepare: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+def whole_tree(network: Network) -> Params:
+    """The weights, with a `StatefulModel` under `params/`, and its statistics as `model_state/`."""
+    if isinstance(network.model, StatefulModel):
+        return {"params": network.params, "model_state": network.model_state}
+    return network.params
+
+
+def with_leaves(network: Network, leaves: Params) -> Network:
+    """The network with other leaves, in the tree that `whole_tree` gives."""
+    if isinstance(network.model, StatefulModel):
+        return replace(network, params=leaves["params"], model_state=leaves["model_state"])
+    return replace(network, params=leaves)
 
 
 def filled(
