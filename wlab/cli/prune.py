@@ -30,15 +30,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     flag("source", help=weight_files.SOURCE)
     flag("target", type=Path, help=f"ends in {', '.join(weight_files.ENDINGS)}")
     flag("--density", type=number(float, 0, 1), help="the fraction kept")
-    flag(
-        "--rules",
-        type=thinning.rule,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="REGEX=SHARE",
-        help="yes, no or a density of its own for leaves; the first match counts [floats of two "
-        "or more axes, without embeddings and norms]",
+    thinning.rules_argument(
+        parser,
+        "leaves; the first match counts [floats of two or more axes, without embeddings and norms]",
     )
     flag("--allocation", choices=_ALLOCATIONS, help="how the density is divided [uniform]")
     flag("--keep", type=number(int, 1, 256), help="N:M instead of a density: kept of each group")

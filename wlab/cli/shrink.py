@@ -29,15 +29,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     shares.add_argument("--density", type=share, help="the fraction of units kept, in each group")
     shares.add_argument("--multiply-adds", type=share, help="the largest share kept of them")
     shares.add_argument("--weights", type=share, help="the largest share kept of them")
-    flag(
-        "--rules",
-        type=thinning.rule,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="REGEX=SHARE",
-        help="yes, no or a density of its own for groups of units, by the names that --dry-run "
-        "shows; the first match counts [all that the network makes]",
+    thinning.rules_argument(
+        parser,
+        "groups of units, by the names that --dry-run shows; the first match counts [all that the "
+        "network makes]",
     )
     flag("--round-to", type=number(int, 1), default=1, help="keep multiples of so many units [1]")
     flag("--tokens", type=number(int, 1), default=128, help="that multiply-adds are of [128]")

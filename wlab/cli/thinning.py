@@ -23,8 +23,21 @@ _BY_NAME = "by name"
 _ANSWERS = {"yes": True, "no": False}
 
 
+def rules_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    """Declares `--rules`; `what` says what they are of, and what holds without one."""
+    parser.add_argument(
+        "--rules",
+        type=rule,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="REGEX=SHARE",
+        help=f"yes, no or a density of its own for {what}",
+    )
+
+
 def rule(text: str) -> tuple[str, bool | float]:
-    """What `--rules` takes: a regex and yes, no, or a density."""
+    """A regex and yes, no, or a density."""
     pattern, _, share = text.rpartition("=")
     if share in _ANSWERS and pattern:
         return pattern, _ANSWERS[share]

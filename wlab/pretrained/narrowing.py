@@ -18,16 +18,11 @@ from wlab.models import (
     TransformerConfig,
     llama,
 )
+from wlab.pretrained.decoder_sizes import size_of, with_sizes
 from wlab.pretrained.networks.network import Network, whole_tree, with_leaves
 from wlab.transform import Key, Params
 
 _READ_TOKENS = (EncoderConfig, LlamaConfig, TransformerConfig)
-_MADE_OF = {  # the kernels of a block of a LLaMA, and their axes
-    "ffn": {"gate/kernel:1", "up/kernel:1", "down/kernel:0"},
-    "kv_heads": {*(f"attn/{name}/kernel:1" for name in "qkv"), "attn/o/kernel:0"},
-    "queries": {"attn/q/kernel:1", "attn/o/kernel:0"},
-}
-_ALL = set().union(*_MADE_OF.values()) | {"attn/q/kernel:0"}
 _LOOSE = ("1/.*",)  # the statistics that a `StatefulModel` returns
 
 
@@ -75,7 +70,7 @@ def units(network: Network, *, tokens: int = 16) -> graph.Groups:
     found = _grouped(as_graph(network, tokens=tokens))
     if not isinstance(network.config, LlamaConfig):
         return found
-    return replace(found, groups={n: of for n, of in found.groups.items() if _size_of(of)})
+    return replace(found, groups={n: of for n, of in found.groups.items() if size_of(of)})
 
 
 def example(network: Network, tokens: int) -> jax.ShapeDtypeStruct:
@@ -127,7 +122,7 @@ def narrower(network: Network, keep: graph.Keep) -> Narrower:
     groups = units(network)
     taken = graph.shrink(groups, keep).params
     if isinstance(network.config, LlamaConfig):
-        config = _with_sizes(network.config, groups, keep)
+        config = with_sizes(network.config, groups, keep)
         return Narrower(llama(config), config, taken)
     return Narrower(_evaluated(network, keep, taken), network.config, taken)
 
@@ -202,37 +197,3 @@ def _evaluated(
         return run({"params": params, "model_state": model_state}, inputs, **options)
 
     return StatefulModel(init, apply)
-
-
-def _size_of(group: graph.Group) -> str | None:
-    """Which size of every block its units are counted by; None if there is none."""
-    places = {f"{m.path.split('/', 1)[-1]}:{m.axis}" for m in group.members}
-    return next((size for size, made_of in _MADE_OF.items() if places & _ALL == made_of), None)
-
-
-def _with_sizes(config: LlamaConfig, groups: graph.Groups, keep: graph.Keep) -> LlamaConfig:
-    """The sizes of what is left.
-
-    Raises:
-        ValueError: If they differ from block to block.
-    """
-    left: dict[str, dict[str, int]] = {}
-    for name, group in groups.groups.items():
-        size = int(np.sum(keep[name])) if name in keep else group.size
-        left.setdefault(_size_of(group) or "", {})[name] = size
-    for what, sizes in left.items():
-        if len(set(sizes.values())) > 1:
-            raise ValueError(
-                f"shrunk: every block of a LLaMA has the same {what}; "
-                f"{', '.join(f'{name} would keep {n}' for name, n in sizes.items())}."
-            )
-    ffn, kv_heads, queries = (
-        next(iter(left[what].values())) if what in left else whole
-        for what, whole in (
-            *(("ffn", config.ffn), ("kv_heads", config.kv_heads)),
-            ("queries", config.heads // config.kv_heads),
-        )
-    )
-    heads = kv_heads * queries
-    size = config.head_size if heads == config.heads else config.size
-    return replace(config, ffn=ffn, heads=heads, kv_heads=kv_heads, head_size=size)
