@@ -188,6 +188,35 @@ def test_files_that_say_too_little_or_fit_nothing_are_refused(tmp_path):
     assert load_safetensors(path)["params"]["head"]["bias"].shape == (10,)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("{", "what it was made of is damaged"),
+        ('{"network": "x"}', "what it was made of is damaged: 'keep'"),
+        ('{"network": "x", "keep": []}', "what it was made of is damaged"),
+        (f'{{"network": "x", "keep": {{"{next(iter(KEEP))}": "0g"}}}}', "stay is damaged"),
+        ('{"network": "s.safetensors", "keep": {}}', "cannot be made of itself"),
+    ],
+)
+def test_a_damaged_recipe_is_refused(recipe, message, tmp_path):
+    path, network = tmp_path / "s.safetensors", drawn(RESNET)
+    save_safetensors(path, network.params, metadata={"shrunk": recipe})
+    with pytest.raises(ValueError, match=message):
+        from_shrunk(path, whole=None if "itself" in message else network)
+
+
+def test_no_file_is_written_over_what_it_is_made_of(tmp_path):
+    network = drawn(RESNET)
+    one, two = (tmp_path / f"{name}.safetensors" for name in ("one", "two"))
+    small = shrunk(network, KEEP)
+    save_shrunk(one, small, KEEP, of="resnet56-cifar10")
+    save_shrunk(two, small, {}, of=one)
+    for path, of in ((one, one), (one, two)):
+        with pytest.raises(ValueError, match=r"one.safetensors cannot be made of itself"):
+            save_shrunk(path, small, {}, of=of)
+    save_shrunk(two, small, {}, of=one)
+
+
 def test_what_the_sizes_of_a_decoder_cannot_say_is_refused():
     network = drawn(LLAMA)
     uneven = UNITS | {"block_1/gate/kernel:1": all_but(20, 1)}

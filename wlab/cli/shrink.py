@@ -17,7 +17,7 @@ from wlab.cli import choosing_units, shelf, thinning, weight_files
 from wlab.cli.number import number
 from wlab.table import from_records
 
-ENDINGS = (".safetensors", ".gguf", "")
+_ENDINGS = (".safetensors", ".gguf", "")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +86,7 @@ def text(result: dict[str, Any]) -> str:
 
 
 def _refuse_misuse(args: argparse.Namespace) -> None:
-    if weight_files.ending(args.target) not in ENDINGS:
+    if weight_files.ending(args.target) not in _ENDINGS:
         args.usage_error(f"{args.target} must end in .safetensors or .gguf, or be a folder.")
     if args.rules and choosing_units.share(args) is None:
         args.usage_error("--rules go with --density, --multiply-adds or --weights.")

@@ -19,7 +19,7 @@ from wlab.models import (
     llama,
 )
 from wlab.pretrained.decoder_sizes import size_of, with_sizes
-from wlab.pretrained.networks.network import Network, whole_tree, with_leaves
+from wlab.pretrained.networks.network import Network, shapes, whole_tree, with_leaves
 from wlab.transform import Key, Params
 
 _READ_TOKENS = (EncoderConfig, LlamaConfig, TransformerConfig)
@@ -50,7 +50,7 @@ def as_graph(network: Network, *, tokens: int = 16) -> graph.Graph:
     Raises:
         ValueError: If it reads anything else.
     """
-    return _read(_use(network), whole_tree(network), example(network, tokens))
+    return graph.read(_use(network), shapes(whole_tree(network)), example(network, tokens))
 
 
 def units(network: Network, *, tokens: int = 16) -> graph.Groups:
@@ -158,11 +158,6 @@ def _use(network: Network) -> Callable[..., Any]:
     return use
 
 
-def _read(use: Callable[..., Any], leaves: Params, *inputs: Any) -> graph.Graph:
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), leaves)
-    return graph.read(use, shapes, *inputs)
-
-
 def _grouped(read: graph.Graph) -> graph.Groups:
     """The groups, where new statistics may get smaller."""
     returns_state = any(path.startswith("model_state/") for path in read.paths)
@@ -173,7 +168,7 @@ def _evaluated(
     network: Network, keep: graph.Keep, taken: Callable[[Params], Params]
 ) -> Model | StatefulModel:
     """The model, read anew for whatever it is called with, and evaluated at its smaller sizes."""
-    use, whole, make = _use(network), whole_tree(network), network.model.init
+    use, whole, make = _use(network), shapes(whole_tree(network)), network.model.init
 
     def run(leaves: Params, *inputs: Any, **options: Any) -> Any:
         arrays = {name: x for name, x in options.items() if isinstance(x, jax.Array | np.ndarray)}
@@ -182,7 +177,7 @@ def _evaluated(
         def called(leaves: Params, inputs: Any, arrays: Mapping[str, Any]) -> Any:
             return use(leaves, *inputs, **arrays, **fixed)
 
-        found = _grouped(_read(called, whole, inputs, arrays))
+        found = _grouped(graph.read(called, whole, inputs, arrays))
         return graph.shrink(found, keep).fn(leaves, inputs, arrays)
 
     if not isinstance(network.model, StatefulModel):

@@ -11,7 +11,7 @@ from wlab import tree
 from wlab.checkpoint import Source
 from wlab.pretrained.loading import load
 from wlab.pretrained.name_map import NameMap, move
-from wlab.pretrained.networks.network import Network, whole_tree, with_leaves
+from wlab.pretrained.networks.network import Network, shapes, whole_tree, with_leaves
 
 
 def refilled(network: Network, source: Source) -> Network:
@@ -25,14 +25,14 @@ def refilled(network: Network, source: Source) -> Network:
     Raises:
         ValueError: If the file is damaged, or is of another network.
     """
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), whole_tree(network))
-    if set(source.arrays) == set(tree.paths(shapes)):
-        return with_leaves(network, _by_path(source, shapes))
-    of_weights = with_leaves(network, shapes).params
+    like = shapes(whole_tree(network))
+    if set(source.arrays) == set(tree.paths(like)):
+        return with_leaves(network, _by_path(source, like))
+    of_weights = with_leaves(network, like).params
     if set(source.arrays) == set(tree.paths(of_weights)):
         statistics = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), network.model_state)
         return replace(network, params=_by_path(source, of_weights), model_state=statistics)
-    return with_leaves(network, load(source, network.name_map, shapes).params)
+    return with_leaves(network, load(source, network.name_map, like).params)
 
 
 def _by_path(source: Source, like: Any) -> Any:

@@ -14,7 +14,7 @@ from wlab.checkpoint import Source, load_safetensors, open_source, save_safetens
 from wlab.pretrained.named import network as named
 from wlab.pretrained.narrowing import Narrower, narrower, units
 from wlab.pretrained.networks import from_gguf, from_hub
-from wlab.pretrained.networks.network import Network, whole_tree, with_leaves
+from wlab.pretrained.networks.network import Network, shapes, whole_tree, with_leaves
 from wlab.pretrained.sources import SOURCES
 
 _KEY = "shrunk"
@@ -30,9 +30,14 @@ def save_shrunk(path: str | Path, network: Network, keep: graph.Keep, *, of: str
         of: The whole network, as `from_shrunk` will look for it: one of `wlab weights list`, or
             the path of a folder of the hub, a GGUF file, or a file like this one. A path is
             written as seen from the file, so that both may move together.
+
+    Raises:
+        ValueError: If the whole network is, or was made of, the file that is to be written.
     """
+    path = Path(path)
+    place = str(of) if of in SOURCES else os.path.relpath(of, path.parent)
+    _refuse_a_circle(path, place)
     units = {name: np.packbits(stays).tobytes().hex() for name, stays in keep.items()}
-    place = str(of) if of in SOURCES else os.path.relpath(of, Path(path).parent)
     recipe = {"network": place, "keep": units}
     save_safetensors(path, whole_tree(network), metadata={_KEY: json.dumps(recipe)})
 
@@ -58,16 +63,13 @@ def from_shrunk(
         FileNotFoundError: If the whole network is a path where nothing is.
         ValueError: If the file is not of this kind, or does not fit the network.
     """
-    source = open_source(Path(path))
-    if _KEY not in source.metadata:
-        raise ValueError(
-            f"{path} is a file of arrays, and what runs them is not known: `save_shrunk` and "
-            "`wlab shrink` write files that say it."
-        )
-    recipe = json.loads(source.metadata[_KEY])
+    path = Path(path)
+    source = open_source(path)
+    name, kept = _recipe(source)
     if whole is None:
-        whole = _whole(recipe["network"], Path(path), file=file, cache=cache)
-    keep = _unpacked(recipe["keep"], units(whole), path)
+        _refuse_a_circle(path, name)
+        whole = _whole(name, path, file=file, cache=cache)
+    keep = _unpacked(kept, units(whole), path)
     left = narrower(whole, keep)
     leaves = load_safetensors(path, _shapes(left, whole, source))
     smaller = replace(whole, model=left.model, config=left.config)
@@ -81,8 +83,34 @@ def _shapes(left: Narrower, whole: Network, source: Source) -> Any:
         stored = source.arrays[path].dtype if path in source.arrays else x.dtype
         return jax.ShapeDtypeStruct(x.shape, stored)
 
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), whole_tree(whole))
-    return tree.map_leaves(shape, jax.eval_shape(left.taken, shapes))
+    return tree.map_leaves(shape, jax.eval_shape(left.taken, shapes(whole_tree(whole))))
+
+
+def _recipe(source: Source) -> tuple[str, dict[str, str]]:
+    """The whole network, and the units that stay, as the file says them."""
+    if _KEY not in source.metadata:
+        raise ValueError(
+            f"{source.path} is a file of arrays, and what runs them is not known: `save_shrunk` "
+            "and `wlab shrink` write files that say it."
+        )
+    try:
+        recipe = json.loads(source.metadata[_KEY])
+        return str(recipe["network"]), {str(k): str(v) for k, v in recipe["keep"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{source.path}: what it was made of is damaged: {error}.") from None
+
+
+def _refuse_a_circle(path: Path, name: str) -> None:
+    """Follows what the files were made of, to the first that is no such file."""
+    seen = {path.resolve()}
+    while name not in SOURCES:
+        path = Path(os.path.normpath(path.parent / name)).resolve()
+        if path in seen:
+            raise ValueError(f"{path} cannot be made of itself: choose another file to write.")
+        if path.suffix != ".safetensors" or not path.is_file():
+            return
+        seen.add(path)
+        name, _ = _recipe(open_source(path))
 
 
 def _whole(name: str, path: Path, **places: Any) -> Network:
@@ -108,7 +136,10 @@ def _unpacked(units: dict[str, str], groups: graph.Groups, path: str | Path) -> 
     found = {}
     for name, packed in units.items():
         size = groups.groups[name].size if name in groups.groups else 0
-        bits = np.frombuffer(bytes.fromhex(packed), np.uint8)
+        try:
+            bits = np.frombuffer(bytes.fromhex(packed), np.uint8)
+        except ValueError:
+            raise ValueError(f"{path}: which units of {name!r} stay is damaged.") from None
         if len(bits) != -(-size // 8):
             raise ValueError(
                 f"{path}: {name!r} is a group of {8 * len(bits) - 7} to {8 * len(bits)} units, in "

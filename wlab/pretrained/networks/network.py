@@ -52,6 +52,11 @@ def whole_tree(network: Network) -> Params:
     return network.params
 
 
+def shapes(leaves: Params) -> Params:
+    """The same tree of shapes and dtypes, of arrays or of what is still in a file."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), leaves)
+
+
 def with_leaves(network: Network, leaves: Params) -> Network:
     """The network with other leaves, in the tree that `whole_tree` gives."""
     if isinstance(network.model, StatefulModel):
