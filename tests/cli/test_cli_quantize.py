@@ -225,6 +225,26 @@ def test_the_distance_of_two_predictions_is_that_of_numpy():
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
+def test_a_run_of_gptq_that_was_cut_off_goes_on_block_by_block(gguf_file, words, tmp_path, capsys):
+    targets, folder = [tmp_path / f"{name}.safetensors" for name in "ab"], tmp_path / "parts"
+    flags = ["--format", "int3", "--group", "16", "--method", "gptq", "--data", words]
+    flags += ["--windows", "4", "--resume", folder]
+    run_json(capsys, "quantize", gguf_file, targets[0], *flags, "--context", "8")
+    block, *others = sorted(folder.iterdir())
+    assert len(others) == len({name.split("/")[0] for name in KERNELS}) - 1
+    block.unlink()
+    run_json(capsys, "quantize", gguf_file, targets[1], *flags, "--context", "8")
+    assert targets[0].read_bytes() == targets[1].read_bytes() and block.exists()
+    error = said(
+        capsys, "quantize", gguf_file, tmp_path / "c.safetensors", *flags, "--context", "7"
+    )
+    assert "of other weights, batches or options: give another folder" in error
+    with pytest.raises(SystemExit, match="2"):
+        flags = ["--format", "int4", "--resume", str(folder)]
+        main(["quantize", str(gguf_file), str(tmp_path / "c.safetensors"), *flags])
+    assert "--resume goes with --method gptq" in capsys.readouterr().err
+
+
 @pytest.mark.long
 def test_methods_that_read_a_text_are_better_for_the_network_and_verify_reads_it(
     gguf_file, words, tmp_path, capsys

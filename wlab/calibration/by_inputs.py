@@ -1,13 +1,14 @@
 """Weights changed by what they get to see: any function, leaf by leaf, stage by stage."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from wlab import graph, tree
 from wlab.calibration.collecting import Collected
+from wlab.calibration.finished import Finished, fingerprint, nowhere
 from wlab.calibration.in_stages import in_stages
 from wlab.graph import Statistic, Use
 from wlab.transform import Params
@@ -17,6 +18,23 @@ Report: TypeAlias = Callable[[str, int], None]
 Choice: TypeAlias = Any  # what a rule says is to be done: a pattern, a format
 Change: TypeAlias = Callable[[str, Array, Any, Choice], tuple[Array, Any]]
 """The new matrix of a leaf and what to tell of it, from its path, matrix, statistic and choice."""
+
+
+class Told(NamedTuple):
+    """How what a `Change` tells of a leaf goes into arrays, and comes back.
+
+    Attributes:
+        names: Of the arrays.
+        write: From what was told to arrays by these names; None for one that there is not.
+        read: From path, matrix before and after, arrays and choice to what was told.
+    """
+
+    names: tuple[str, ...]
+    write: Callable[[Any], Mapping[str, Any]]
+    read: Callable[[str, Array, Array, Mapping[str, Any], Choice], Any]
+
+
+_NOTHING = Told((), lambda told: {}, lambda path, old, new, arrays, choice: None)
 
 
 def by_inputs(
@@ -30,10 +48,27 @@ def by_inputs(
     stages: Sequence[str],
     report: Report,
     purpose: str,
+    finished: Finished | None = None,
+    told_in: Told | None = None,
+    asked: tuple[Any, ...] = (),
 ) -> tuple[Params, dict[str, Any]]:
     """Changes the leaves that a rule chooses, each as a matrix with the statistic of its inputs.
 
     Returns the new tree, and by path what `change` had to tell.
+
+    Args:
+        fn: Of `params` and the arrays of a batch.
+        params: Any tree.
+        batches: Tuples of the function's inputs after `params`.
+        rules: Ordered `(path regex, choice)`; None leaves a leaf as it is.
+        statistic: Of the inputs of a leaf.
+        change: Of a leaf as a matrix.
+        stages: Path regexes, in the order in which the function comes to the leaves.
+        report: Called with a stage and the number of its batches done.
+        purpose: Who asks, for messages.
+        finished: Where stages that are done are kept, and looked for.
+        told_in: How what `change` told goes into arrays and back; None if it tells nothing.
+        asked: What else decides the result.
 
     Raises:
         ValueError: If the rules do not fit the tree, a rule chooses a leaf that is in no product
@@ -47,18 +82,37 @@ def by_inputs(
     read = graph.read_uncalled(fn, params, *batches[0])
     uses = _uses(read, choices, purpose)
     told: dict[str, Any] = {}
+    keeper, codec = finished or nowhere(), told_in or _NOTHING
+    paths = _staged(stages, [*choices], purpose)
+    of = "" if finished is None else fingerprint(params, batches, purpose, choices, paths, *asked)
+
+    def known(params: Params, stage: str) -> Params | None:
+        arrays = keeper.load(stage, of)
+        if arrays is None:
+            return None
+        named = tree.leaves(params)
+        new = {path: jnp.asarray(arrays[f"leaf:{path}"]) for path in paths[stage]}
+        for path, leaf in new.items():
+            old, matrix = (graph.to_matrix(uses[path], jnp.asarray(x)) for x in (named[path], leaf))
+            named_parts = {name: arrays.get(f"{name}:{path}") for name in codec.names}
+            parts = {name: x for name, x in named_parts.items() if x is not None}
+            told[path] = codec.read(path, old, matrix, parts, choices[path])
+        return tree.replace(params, new)
 
     def changed(params: Params, stage: str, seen: Collected) -> Params:
-        del stage
         named, new = tree.leaves(params), {}
         for path, found in seen.items():
             matrix = graph.to_matrix(uses[path], jnp.asarray(named[path]))
             matrix, told[path] = change(path, matrix, found, choices[path])
             new[path] = graph.from_matrix(uses[path], matrix)
+        arrays = {f"leaf:{path}": leaf for path, leaf in new.items()}
+        for path in new:
+            parts = codec.write(told[path])
+            arrays |= {f"{name}:{path}": x for name, x in parts.items() if x is not None}
+        keeper.save(stage, of, arrays)
         return tree.replace(params, new)
 
-    paths = _staged(stages, [*choices], purpose)
-    params = in_stages(read, params, batches, statistic, paths, changed, report)
+    params = in_stages(read, params, batches, statistic, paths, changed, report, known=known)
     return params, told
 
 

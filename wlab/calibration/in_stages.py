@@ -27,12 +27,14 @@ class Program(NamedTuple):
         leaves: The paths of those that it reads.
         consts: The constants.
         chosen: The paths of those that are looked at.
+        pass_on: As `run`, but for the values to keep alone.
     """
 
     run: Run
     leaves: tuple[str, ...]
     consts: tuple[Any, ...]
     chosen: tuple[str, ...]
+    pass_on: Run
 
 
 def in_stages(
@@ -43,6 +45,8 @@ def in_stages(
     stages: Stages,
     change: Callable[[Params, str, Collected], Params],
     report: Callable[[str, int], None],
+    *,
+    known: Callable[[Params, str], Params | None] = lambda params, stage: None,
 ) -> Params:
     """The tree after the last stage.
 
@@ -57,6 +61,8 @@ def in_stages(
         stages: Which leaves are looked at and changed together.
         change: The tree with the leaves of a stage changed, from what they got to see.
         report: Called with a stage and the number of its batches done.
+        known: The tree with the leaves of a stage changed, if that was done before: then inputs
+            are only handed on through it.
 
     Raises:
         ValueError: As `collect`.
@@ -65,11 +71,19 @@ def in_stages(
     added = jax.jit(statistic.together, donate_argnums=0)
     for at, stage in enumerate(stages):
         leaves, total = tree.leaves(params), None
+        before = known(params, stage)
         for i, of_batch in enumerate(programs):
             one = of_batch[at]
-            kept[i], found = one.run([leaves[p] for p in one.leaves], one.consts, kept[i])
-            total = found if total is None else added(total, found)
+            operands = ([leaves[p] for p in one.leaves], one.consts, kept[i])
+            if before is None:
+                kept[i], found = one.run(*operands)
+                total = found if total is None else added(total, found)
+            else:
+                kept[i] = one.pass_on(*operands)
             report(stage, i + 1)
+        if before is not None:
+            params = before
+            continue
         seen = dict(zip(programs[0][at].chosen, total or (), strict=True))
         refuse_bad(seen)
         params = change(params, stage, seen)
@@ -85,7 +99,7 @@ def _prepared(
 ) -> tuple[list[list[Program]], list[Sequence[Any]]]:
     """For each batch its programs, and what the first of those takes."""
     of_shapes: dict[Any, tuple[list[Program], Callable[[Sequence[Any]], list[Any]]]] = {}
-    firsts: dict[str, Run] = {}
+    firsts: dict[str, tuple[Run, Run]] = {}
     programs, kept = [], []
     for batch in batches:
         inputs, structure = jax.tree.flatten(batch)
@@ -110,17 +124,21 @@ def _program(read: Graph, segment: Segment, statistic: Statistic) -> Program:
     leaves = tuple(read.paths[i] for i in segment.leaves)
     consts = tuple(read.function.consts[i] for i in segment.consts)
     chosen = tuple(dict.fromkeys(path for path, _ in segment.chosen))
-    return Program(jax.jit(partial(_measured, read, segment, statistic)), leaves, consts, chosen)
+    run = jax.jit(partial(_measured, read, segment, statistic))
+    return Program(run, leaves, consts, chosen, jax.jit(lambda *operands: run(*operands)[0]))
 
 
-def _shared(read: Graph, segment: Segment, program: Program, firsts: dict[str, Run]) -> Program:
+def _shared(
+    read: Graph, segment: Segment, program: Program, firsts: dict[str, tuple[Run, Run]]
+) -> Program:
     """A program; run by what is compiled for one before it, if both read the same."""
     shapes = ([v.aval for v in variables] for variables in graph.operands_of(read, segment))
     platforms = (jax.default_backend(),)  # types of sharded values tell no devices
     text = program.run.trace(*shapes).lower(lowering_platforms=platforms).as_text()
     if "callback" in text:  # which one, it does not tell
         return program
-    return program._replace(run=firsts.setdefault(text, program.run))
+    run, pass_on = firsts.setdefault(text, (program.run, program.pass_on))
+    return program._replace(run=run, pass_on=pass_on)
 
 
 def _measured(

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from wlab.checkpoint.restoring import restore as restore
     from wlab.checkpoint.safetensors_io import load_safetensors as load_safetensors
     from wlab.checkpoint.safetensors_io import save_safetensors as save_safetensors
+    from wlab.checkpoint.stage_files import finished_in as finished_in
     from wlab.checkpoint.store import Saver as Saver
     from wlab.checkpoint.store import save as save
 
@@ -62,6 +63,7 @@ _LAZY = {
     "packed": ("load_packed", "save_packed"),
     "plain": ("load",),
     "restoring": ("Restored", "restore"),
+    "stage_files": ("finished_in",),
     "safetensors_io": ("load_safetensors", "save_safetensors"),
     "store": ("Saver", "save"),
 }

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,13 +19,28 @@ Method: TypeAlias = Callable[[str, np.ndarray, Any], Any]
 def by_gptq(args: argparse.Namespace, source: Opened, choices: Mapping[str, Any]) -> Method:
     """Reads the text with the network, rounds its kernels, and hands them out by path.
 
+    Block by block: each is calibrated behind those already rounded, and kept in `args.resume`.
+
     Raises:
         ValueError: If the network reads no text, the text is too short, or a leaf that was chosen
             is no matrix, naming it.
     """
     from wlab import quantization
+    from wlab.checkpoint import finished_in
 
-    return _codes_of(_run(quantization.gptq, args, source, choices))
+    stages = _blocks(source.network, choices)
+    finished = None if args.resume is None else finished_in(args.resume)
+    method = partial(quantization.gptq, stages=[*stages], finished=finished)
+    return _codes_of(_run(method, args, source, choices, turns=len(stages)))
+
+
+def _blocks(network: Any, choices: Mapping[str, Any]) -> list[str]:
+    """A pattern for the leaves of each block that are rounded, in the order of the network."""
+    from wlab import pretrained
+
+    used = [use.path for use in pretrained.as_graph(network).uses]
+    chosen = [path for path in used if not isinstance(choices.get(path, ""), str)]
+    return [f"{re.escape(first)}(/.*)?" for first in dict.fromkeys(p.split("/")[0] for p in chosen)]
 
 
 def by_awq(
@@ -57,8 +73,10 @@ def _run(
     args: argparse.Namespace,
     source: Opened,
     choices: Mapping[str, Any],
+    *,
+    turns: int = 1,
 ) -> Any:
-    """What a method that runs the network makes of it and the text."""
+    """What a method that runs the network, or its parts in turn, makes of it and the text."""
     from wlab.data.progress import progress
 
     network = source.network
@@ -70,13 +88,14 @@ def _run(
             )
     batches = _batches(args, network)
     rules = [(re.escape(n), f) for n, f in choices.items() if not isinstance(f, str)]
-    with progress(f"{args.method}, the text", len(batches), unit="windows") as told:
+    with progress(f"{args.method}, the text", turns * len(batches), unit="windows") as told:
+        done = count(1)
         return method(
             lambda params, tokens: network.model.apply(params, tokens),
             network.params,
             batches,
             [*rules, (".*", None)],
-            report=lambda stage, done: told(done),
+            report=lambda stage, _: told(next(done)),
         )
 
 

@@ -6,14 +6,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from wlab import calibration, tree
 from wlab.calibration import (
     Batches,
+    Finished,
     Gram,
     Report,
     RowGrids,
+    Told,
     by_inputs,
     damped_factor,
     energy,
@@ -50,6 +53,7 @@ def sparsegpt(
     block: int = 128,
     stages: Sequence[str] = (".*",),
     report: Report = lambda stage, done: None,
+    finished: Finished | None = None,
 ) -> SparseGPT:
     """Zeroes weights row by row, and changes later ones so that outputs move least.
 
@@ -69,6 +73,7 @@ def sparsegpt(
         block: Rows that are chosen together.
         stages: As of `wanda`.
         report: As of `wanda`.
+        finished: As of `wanda`.
 
     Raises:
         ValueError: As `wanda`, if XᵀX of a leaf has no inverse with any damping, or `block` is
@@ -101,10 +106,20 @@ def sparsegpt(
         stack = stored[0] if matrix.ndim == 2 else jax.tree.map(_stacked, *stored)
         return new, (lost / had if had else 0.0, stack)
 
+    def read(path: str, old: Array, new: Array, arrays: Any, pattern: Pattern) -> tuple[float, Any]:
+        del pattern
+        pairs = zip(*(x.reshape(-1, *x.shape[-2:]) for x in (old, new)), strict=True)
+        stored = [_written(*pair, grids=grid_of[path]) for pair in pairs]
+        stack = stored[0] if old.ndim == 2 else jax.tree.map(_stacked, *stored)
+        return float(arrays["loss"]), stack
+
     pruned, told = by_inputs(
         *(fn, params, batches, rules, calibration.gram(), change),
         stages=stages,
         report=report,
+        finished=finished,
+        told_in=Told(("loss",), lambda told: {"loss": np.float64(told[0])}, read),
+        asked=(damping, block, grid_of),
         purpose="sparsegpt",
     )
     losses = {path: loss for path, (loss, _) in told.items()}
@@ -127,6 +142,14 @@ def _solve(
     grid = grids(kernel)
     solved = solve(kernel, gram, factor, pattern, block=block, round=grid.round)
     return solved, grid.write(solved.kernel)
+
+
+@partial(jax.jit, static_argnames="grids")
+def _written(kernel: Array, solved: Array, *, grids: RowGrids | None) -> Any:
+    """What the grids of a kernel store of it once it is solved."""
+    if grids is None:
+        return None
+    return grids(kernel.astype(jnp.float32)).write(solved.astype(jnp.float32))
 
 
 def _grids(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from wlab import calibration, tree
-from wlab.calibration import Batches, Report, Squares, by_inputs
+from wlab.calibration import Batches, Finished, Report, Squares, by_inputs
 from wlab.pruning.patterns import Pattern, chosen
 from wlab.transform import Params
 
@@ -33,6 +33,7 @@ def wanda(
     *,
     stages: Sequence[str] = (".*",),
     report: Report = lambda stage, done: None,
+    finished: Finished | None = None,
 ) -> Params:
     """Zeroes the weights that matter least for the inputs that they get.
 
@@ -49,6 +50,8 @@ def wanda(
             of a stage are scored by inputs that earlier stages have already changed, as Wanda
             does it block by block; by default all at once, in one pass.
         report: Called with a stage and the number of its batches done.
+        finished: Keeps the stages that are done, as `checkpoint.finished_in(folder)`: a run that
+            was cut off goes on behind them.
 
     Raises:
         ValueError: If the rules do not fit the tree, a rule gives a pattern to a leaf that is in no
@@ -63,6 +66,7 @@ def wanda(
         *(fn, params, batches, rules, calibration.squares(), _change),
         stages=stages,
         report=report,
+        finished=finished,
         purpose="wanda",
     )
     return pruned

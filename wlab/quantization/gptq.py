@@ -1,15 +1,16 @@
 """GPTQ: writes a trained network in few bits, and lets later inputs make up for earlier ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from wlab import calibration, tree
-from wlab.calibration import Batches, Gram, Report
+from wlab.calibration import Batches, Finished, Gram, Report, Told
 from wlab.quantization.arrays import dequantize
 from wlab.quantization.formats import Format, check_leaf
 from wlab.quantization.gptq_core import Groups, Rounded, activity_order, gptq_core
@@ -46,6 +47,7 @@ def gptq(
     range_fn: RangeFn = absmax,
     stages: Sequence[str] = (".*",),
     report: Report = lambda stage, done: None,
+    finished: Finished | None = None,
 ) -> GPTQ:
     """Rounds weights input by input, and changes later ones so that outputs move least.
 
@@ -69,6 +71,8 @@ def gptq(
             of a stage see inputs that earlier stages have already changed; by default all are
             rounded at once, from one pass.
         report: Called with a stage and the number of its batches done.
+        finished: Keeps the stages that are done, as `checkpoint.finished_in(folder)`: a run that
+            was cut off goes on behind them.
 
     Raises:
         ValueError: If the rules do not fit the tree, a rule chooses a leaf that is in no product or
@@ -105,9 +109,30 @@ def gptq(
         *(fn, params, batches, rules, calibration.gram(), change),
         stages=stages,
         report=report,
+        finished=finished,
+        told_in=_TOLD,
+        asked=(damping, act_order, groups, block, range_fn),
         purpose="gptq",
     )
     return GPTQ(rounded, *({path: of[i] for path, of in told.items()} for i in (0, 1)))
+
+
+def _written(told: tuple[QTensor, float]) -> dict[str, Any]:
+    q, loss = told
+    return {part: getattr(q, part) for part in _PARTS} | {"loss": np.float64(loss)}
+
+
+def _read(
+    path: str, old: Array, new: Array, arrays: Mapping[str, Any], format: Format
+) -> tuple[QTensor, float]:
+    del path, new
+    parts = {part: jnp.asarray(arrays[part]) if part in arrays else None for part in _PARTS}
+    q = QTensor(**parts, format=format, length=old.shape[-1], dtype="float32")
+    return q, float(arrays["loss"])
+
+
+_PARTS = ("codes", "scale", "zero_point", "outer")
+_TOLD = Told((*_PARTS, "loss"), _written, _read)
 
 
 def _stacked(parts: Sequence[Array], ndim: int) -> Array:

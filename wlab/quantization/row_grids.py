@@ -1,6 +1,7 @@
 """The grids of a matrix as it was, for what decides it row by row and is not of this package."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -39,22 +40,22 @@ def row_grids(format: Format, *, range_fn: RangeFn = absmax) -> Callable[[Kernel
             f"row_grids: {format} has no zero, which pruned weights are; take a grid that has it, "
             'as int4(), or int4(symmetric=False) with an "integer" zero point.'
         )
+    return partial(_fit, format=format, range_fn=range_fn)
 
-    def fit(kernel: Kernel) -> RowGrid:
-        check_leaf(kernel, format, "a matrix")
-        blocks, grids = fitted(kernel, format, range_fn)
-        every = jax.tree.map(
-            lambda part: join(jnp.broadcast_to(part, blocks.shape), kernel, format),
-            (grids.coding, read(grids.parts)),
-        )
 
-        def round(row: Array, place: Any) -> Array:
-            coding, stored = jax.tree.map(lambda part: part[place], every)
-            return format.grid.decode(format.grid.encode(row, coding), stored)
+def _fit(kernel: Kernel, *, format: Format, range_fn: RangeFn) -> RowGrid:
+    check_leaf(kernel, format, "a matrix")
+    blocks, grids = fitted(kernel, format, range_fn)
+    every = jax.tree.map(
+        lambda part: join(jnp.broadcast_to(part, blocks.shape), kernel, format),
+        (grids.coding, read(grids.parts)),
+    )
 
-        def write(found: Kernel) -> QTensor:
-            return quantize_on(found, grids.parts, format)
+    def round(row: Array, place: Any) -> Array:
+        coding, stored = jax.tree.map(lambda part: part[place], every)
+        return format.grid.decode(format.grid.encode(row, coding), stored)
 
-        return RowGrid(round, write)
+    def write(found: Kernel) -> QTensor:
+        return quantize_on(found, grids.parts, format)
 
-    return fit
+    return RowGrid(round, write)

@@ -1,0 +1,114 @@
+"""A run over stages that was cut off goes on behind the last one that is whole."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wlab.calibration import Finished
+from wlab.checkpoint import finished_in
+from wlab.pruning import Neighbours, sparsegpt, wanda
+from wlab.quantization import gptq, int4, mse, row_grids
+
+STAGES = ("a", "b", "c")
+PARAMS = {
+    name: {"kernel": jax.random.normal(jax.random.key(i), (16, 16))}
+    for i, name in enumerate(STAGES)
+}
+RULES = [(".*/kernel", int4(group_size=8))]
+HALVES = [(".*/kernel", Neighbours(keep=2, of=4))]
+LOUDER = jnp.arange(1.0, 17.0)[None]
+BATCHES = [(jax.random.normal(jax.random.key(i), (24, 16)) * LOUDER,) for i in (7, 8)]
+
+
+def net(params, x):
+    for name in STAGES:
+        x = jax.nn.relu(x @ params[name]["kernel"])
+    return x
+
+
+RUNS = {
+    "gptq": partial(gptq, net, rules=RULES),
+    "gptq, ordered": partial(gptq, net, rules=RULES, act_order=True, range_fn=mse((1.0, 0.9))),
+    "wanda": partial(wanda, net, rules=HALVES),
+    "sparsegpt": partial(sparsegpt, net, rules=HALVES),
+    "sparsegpt, rounded": partial(
+        sparsegpt, net, rules=HALVES, grids=[(".*/kernel", row_grids(int4(group_size=8)))]
+    ),
+}
+
+
+class CutOff(Exception):
+    """The machine is gone."""
+
+
+def cut_off_in(stage: str):
+    def report(at: str, done: int) -> None:
+        if at.startswith(stage) and done == 2:
+            raise CutOff
+
+    return report
+
+
+def counted(finished: Finished) -> tuple[Finished, list[str]]:
+    saved: list[str] = []
+
+    def save(stage, of, arrays):
+        saved.append(stage)
+        finished.save(stage, of, arrays)
+
+    return finished._replace(save=save), saved
+
+
+def run(name: str, **options):
+    options = {
+        "params": PARAMS,
+        "batches": BATCHES,
+        "stages": [f"{s}/.*" for s in STAGES],
+    } | options
+    return RUNS[name](**options)
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("stage", ["a", "c"])
+def test_the_result_is_the_same_and_no_stage_is_done_twice(name, stage, tmp_path):
+    wanted = run(name)
+    with pytest.raises(CutOff):
+        run(name, finished=finished_in(tmp_path), report=cut_off_in(stage))
+    for left in ({"a": 3, "c": 1}[stage], 0):
+        finished, saved = counted(finished_in(tmp_path))
+        found = run(name, finished=finished)
+        assert len(saved) == left
+        assert jax.tree.structure(found) == jax.tree.structure(wanted)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), found, wanted)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"damping": 0.1},
+        {"batches": BATCHES[::-1]},
+        {"rules": [(".*/kernel", int4(group_size=16))]},
+        {"params": PARAMS | {"b": {"kernel": PARAMS["b"]["kernel"].at[0, 0].add(1e-3)}}},
+        {"range_fn": mse((1.0, 0.8))},
+        {"stages": ["a/.*", "[bc]/.*"]},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_stages_of_another_run_are_refused(other, tmp_path):
+    name = "gptq, ordered"
+    run(name, finished=finished_in(tmp_path))
+    with pytest.raises(ValueError, match=r"is stage 'a/.*' of other weights, batches or options"):
+        run(name, finished=finished_in(tmp_path), **other)
+
+
+def test_a_damaged_stage_is_named(tmp_path):
+    run("wanda", finished=finished_in(tmp_path))
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 3
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"\.safetensors"):
+        run("wanda", finished=finished_in(tmp_path))
