@@ -1,14 +1,23 @@
 """Weights changed by what they get to see: any function, leaf by leaf, stage by stage."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from wlab import graph, tree
 from wlab.calibration.collecting import Collected
-from wlab.calibration.finished import Finished, fingerprint, nowhere
+from wlab.calibration.finished import (
+    NOTHING,
+    NOWHERE,
+    Finished,
+    Told,
+    arrays_of,
+    fingerprint,
+    leaf_of,
+    parts_of,
+)
 from wlab.calibration.in_stages import in_stages
 from wlab.graph import Statistic, Use
 from wlab.transform import Params
@@ -18,23 +27,6 @@ Report: TypeAlias = Callable[[str, int], None]
 Choice: TypeAlias = Any  # what a rule says is to be done: a pattern, a format
 Change: TypeAlias = Callable[[str, Array, Any, Choice], tuple[Array, Any]]
 """The new matrix of a leaf and what to tell of it, from its path, matrix, statistic and choice."""
-
-
-class Told(NamedTuple):
-    """How what a `Change` tells of a leaf goes into arrays, and comes back.
-
-    Attributes:
-        names: Of the arrays.
-        write: From what was told to arrays by these names; None for one that there is not.
-        read: From path, matrix before and after, arrays and choice to what was told.
-    """
-
-    names: tuple[str, ...]
-    write: Callable[[Any], Mapping[str, Any]]
-    read: Callable[[str, Array, Array, Mapping[str, Any], Choice], Any]
-
-
-_NOTHING = Told((), lambda told: {}, lambda path, old, new, arrays, choice: None)
 
 
 def by_inputs(
@@ -82,7 +74,7 @@ def by_inputs(
     read = graph.read_uncalled(fn, params, *batches[0])
     uses = _uses(read, choices, purpose)
     told: dict[str, Any] = {}
-    keeper, codec = finished or nowhere(), told_in or _NOTHING
+    keeper, codec = finished or NOWHERE, told_in or NOTHING
     paths = _staged(stages, [*choices], purpose)
     of = "" if finished is None else fingerprint(params, batches, purpose, choices, paths, *asked)
 
@@ -91,12 +83,10 @@ def by_inputs(
         if arrays is None:
             return None
         named = tree.leaves(params)
-        new = {path: jnp.asarray(arrays[f"leaf:{path}"]) for path in paths[stage]}
+        new = {path: leaf_of(path, arrays) for path in paths[stage]}
         for path, leaf in new.items():
             old, matrix = (graph.to_matrix(uses[path], jnp.asarray(x)) for x in (named[path], leaf))
-            named_parts = {name: arrays.get(f"{name}:{path}") for name in codec.names}
-            parts = {name: x for name, x in named_parts.items() if x is not None}
-            told[path] = codec.read(path, old, matrix, parts, choices[path])
+            told[path] = codec.read(path, old, matrix, parts_of(path, arrays, codec), choices[path])
         return tree.replace(params, new)
 
     def changed(params: Params, stage: str, seen: Collected) -> Params:
@@ -105,11 +95,7 @@ def by_inputs(
             matrix = graph.to_matrix(uses[path], jnp.asarray(named[path]))
             matrix, told[path] = change(path, matrix, found, choices[path])
             new[path] = graph.from_matrix(uses[path], matrix)
-        arrays = {f"leaf:{path}": leaf for path, leaf in new.items()}
-        for path in new:
-            parts = codec.write(told[path])
-            arrays |= {f"{name}:{path}": x for name, x in parts.items() if x is not None}
-        keeper.save(stage, of, arrays)
+        keeper.save(stage, of, arrays_of(new, told, codec))
         return tree.replace(params, new)
 
     params = in_stages(read, params, batches, statistic, paths, changed, report, known=known)

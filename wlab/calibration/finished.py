@@ -8,7 +8,9 @@ from types import FunctionType
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from wlab import tree
 from wlab.transform import Params
@@ -28,9 +30,42 @@ class Finished(NamedTuple):
     save: Callable[[str, str, Arrays], None]
 
 
-def nowhere() -> Finished:
-    """Keeps nothing."""
-    return Finished(lambda stage, of: None, lambda stage, of, arrays: None)
+class Told(NamedTuple):
+    """How what is told of a leaf goes into arrays, and comes back.
+
+    Attributes:
+        names: Of the arrays.
+        write: From what was told to arrays by these names; None for one that there is not.
+        read: From path, matrix before and after, arrays and choice to what was told.
+    """
+
+    names: tuple[str, ...]
+    write: Callable[[Any], Arrays]
+    read: Callable[[str, Array, Array, Arrays, Any], Any]
+
+
+NOWHERE = Finished(lambda stage, of: None, lambda stage, of, arrays: None)
+NOTHING = Told((), lambda told: {}, lambda path, old, new, arrays, choice: None)
+
+
+def arrays_of(leaves: Arrays, told: Mapping[str, Any], codec: Told) -> dict[str, Any]:
+    """The leaves of a stage, and what was told of each, under one name each."""
+    found = {f"leaf:{path}": leaf for path, leaf in leaves.items()}
+    for path in leaves:
+        parts = codec.write(told[path])
+        found |= {f"{name}:{path}": x for name, x in parts.items() if x is not None}
+    return found
+
+
+def leaf_of(path: str, arrays: Arrays) -> Array:
+    """A leaf out of what `arrays_of` gave."""
+    return jnp.asarray(arrays[f"leaf:{path}"])
+
+
+def parts_of(path: str, arrays: Arrays, codec: Told) -> dict[str, Any]:
+    """What was told of a leaf, out of what `arrays_of` gave."""
+    named = {name: arrays.get(f"{name}:{path}") for name in codec.names}
+    return {name: x for name, x in named.items() if x is not None}
 
 
 def fingerprint(params: Params, batches: Sequence[Any], *asked: Any) -> str:
