@@ -97,6 +97,20 @@ def test_llama_cpp_tells_the_story_of_a_network_that_was_no_gguf_file(tmp_path, 
     assert said["content"].startswith(", there was a little girl named Lily. She loved")
 
 
+def test_llama_cpp_runs_a_network_that_has_lost_heads_and_hidden_units(tmp_path):
+    path = tmp_path / "less.gguf"
+    assert main(["shrink", "stories15m", str(path), "--density", "0.7", "--round-to", "32"]) == 0
+    network = from_gguf(path)
+    assert (network.config.heads, network.config.ffn, network.config.size) == (6, 544, 48)
+    assert main(["shrink", "stories15m", str(path), "--density", "0.7", "--force"]) == 0
+    network = from_gguf(path)
+    assert (network.config.heads, network.config.ffn, network.config.size) == (4, 538, 48)
+    with served(path) as ask:
+        for text in (STORY, "The little dog", "She was happy because"):
+            tokens = network.tokenizer.encode(text)
+            assert check_what_comes_next(ask, network, tokens, many=20)
+
+
 @pytest.mark.parametrize("way", list(WAYS))
 def test_llama_cpp_reads_a_folder_of_the_hub_that_was_converted(tmp_path, way):
     config = LlamaConfig(
