@@ -126,6 +126,11 @@ def test_a_real_network_loses_half_of_its_multiply_adds_and_is_judged(cached, tm
     assert result["apart"] < 1e-5
     found = run_json(capsys, "evaluate", target, "cifar10", "--images", "100")
     assert found["images"] == 100
+    rounded = tmp_path / "rounded.safetensors"
+    run_json(capsys, "quantize", target, rounded, "--format", "int8")
+    assert rounded.stat().st_size < 0.35 * target.stat().st_size
+    again = run_json(capsys, "evaluate", rounded, "cifar10", "--images", "100")
+    assert abs(again["accuracy"] - found["accuracy"]) < 0.05
     text = open_source(target).metadata["shrunk"]
     assert '"network": "resnet56-cifar10"' in text
 

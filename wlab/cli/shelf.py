@@ -130,15 +130,21 @@ def _loaded(args: argparse.Namespace, **options: Any) -> Any:
     if is_named(args.network):
         return pretrained.network(args.network, file=args.file, cache=args.cache, **options)
     if path.suffix == ".safetensors":
-        return pretrained.from_shrunk(path, file=args.file, cache=args.cache)
+        return pretrained.from_shrunk(_opened(path), file=args.file, cache=args.cache)
     return (pretrained.from_hub if path.is_dir() else pretrained.from_gguf)(path, **options)
 
 
 def _filled_from(file: Path, args: argparse.Namespace, **options: Any) -> Any:
     """The network with the weights of another file."""
     from wlab import pretrained
+
+    network = _loaded(args, **(options | {"lazy": True}))
+    return pretrained.refilled(network, _opened(file))
+
+
+def _opened(file: Path) -> Any:
+    """A file of weights, quantized and packed ones as plain numbers."""
     from wlab.checkpoint import open_source
     from wlab.cli.packed_files import densified
 
-    network = _loaded(args, **(options | {"lazy": True}))
-    return pretrained.refilled(network, densified(open_source(file)))
+    return densified(open_source(file))

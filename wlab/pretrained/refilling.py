@@ -27,14 +27,19 @@ def refilled(network: Network, source: Source) -> Network:
     """
     like = shapes(whole_tree(network))
     if set(source.arrays) == set(tree.paths(like)):
-        return with_leaves(network, _by_path(source, like))
+        return with_leaves(network, by_path(source, like))
     of_weights = with_leaves(network, like).params
     if set(source.arrays) == set(tree.paths(of_weights)):
         statistics = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), network.model_state)
-        return replace(network, params=_by_path(source, of_weights), model_state=statistics)
+        return replace(network, params=by_path(source, of_weights), model_state=statistics)
     return with_leaves(network, load(source, network.name_map, like).params)
 
 
-def _by_path(source: Source, like: Any) -> Any:
+def by_path(source: Source, like: Any) -> Any:
+    """The arrays of a file that has the paths of a tree, in their own dtypes.
+
+    Raises:
+        ValueError: If one is missing, has no place or another shape.
+    """
     paths = tree.paths(like)
     return load(source, NameMap(tuple(move(path, path) for path in paths)), like).params

@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from wlab import graph, tree
-from wlab.checkpoint import Source, load_safetensors, open_source, save_safetensors
+from wlab import graph
+from wlab.checkpoint import Source, open_source, save_safetensors
 from wlab.pretrained.named import network as named
-from wlab.pretrained.narrowing import Narrower, narrower, units
+from wlab.pretrained.narrowing import narrower, units
 from wlab.pretrained.networks import from_gguf, from_hub
 from wlab.pretrained.networks.network import Network, shapes, whole_tree, with_leaves
+from wlab.pretrained.refilling import by_path
 from wlab.pretrained.sources import SOURCES
 
 _KEY = "shrunk"
@@ -43,7 +44,7 @@ def save_shrunk(path: str | Path, network: Network, keep: graph.Keep, *, of: str
 
 
 def from_shrunk(
-    path: str | Path,
+    path: Source | str | Path,
     *,
     whole: Network | None = None,
     file: str | Path | None = None,
@@ -54,7 +55,7 @@ def from_shrunk(
     What computes, prepares and names comes from the whole network; of its weights none is read.
 
     Args:
-        path: The file.
+        path: The file, or one opened: its arrays may be made when they are read.
         whole: The whole network, if it is not where the file says. Its weights may be `Lazy`.
         file: As of `network`, where the file names one of the shelf.
         cache: Likewise.
@@ -63,27 +64,17 @@ def from_shrunk(
         FileNotFoundError: If the whole network is a path where nothing is.
         ValueError: If the file is not of this kind, or does not fit the network.
     """
-    path = Path(path)
-    source = open_source(path)
+    source = path if isinstance(path, Source) else open_source(Path(path))
+    path = Path(source.path)
     name, kept = _recipe(source)
     if whole is None:
         _refuse_a_circle(path, name)
         whole = _whole(name, path, file=file, cache=cache)
     keep = _unpacked(kept, units(whole), path)
     left = narrower(whole, keep)
-    leaves = load_safetensors(path, _shapes(left, whole, source))
+    like = jax.eval_shape(left.taken, shapes(whole_tree(whole)))
     smaller = replace(whole, model=left.model, config=left.config)
-    return with_leaves(smaller, jax.tree.map(jax.numpy.asarray, leaves))
-
-
-def _shapes(left: Narrower, whole: Network, source: Source) -> Any:
-    """Of the smaller leaves, in the dtypes that the file has them in."""
-
-    def shape(path: str, x: Any) -> jax.ShapeDtypeStruct:
-        stored = source.arrays[path].dtype if path in source.arrays else x.dtype
-        return jax.ShapeDtypeStruct(x.shape, stored)
-
-    return tree.map_leaves(shape, jax.eval_shape(left.taken, shapes(whole_tree(whole))))
+    return with_leaves(smaller, by_path(source, like))
 
 
 def _recipe(source: Source) -> tuple[str, dict[str, str]]:
@@ -91,7 +82,8 @@ def _recipe(source: Source) -> tuple[str, dict[str, str]]:
     if _KEY not in source.metadata:
         raise ValueError(
             f"{source.path} is a file of arrays, and what runs them is not known: `save_shrunk` "
-            "and `wlab shrink` write files that say it."
+            "and `wlab shrink` write files that say it; `refilled`, or --weights-file, puts them in "
+            "the place of a network's own."
         )
     try:
         recipe = json.loads(source.metadata[_KEY])
