@@ -38,8 +38,8 @@ def save_shrunk(path: str | Path, network: Network, keep: graph.Keep, *, of: str
     path = Path(path)
     place = str(of) if of in SOURCES else os.path.relpath(of, path.parent)
     _refuse_a_circle(path, place)
-    units = {name: np.packbits(stays).tobytes().hex() for name, stays in keep.items()}
-    recipe = {"network": place, "keep": units}
+    packed = {name: np.packbits(stays).tobytes().hex() for name, stays in keep.items()}
+    recipe = {"network": place, "keep": packed}
     save_safetensors(path, whole_tree(network), metadata={_KEY: json.dumps(recipe)})
 
 
@@ -82,8 +82,8 @@ def _recipe(source: Source) -> tuple[str, dict[str, str]]:
     if _KEY not in source.metadata:
         raise ValueError(
             f"{source.path} is a file of arrays, and what runs them is not known: `save_shrunk` "
-            "and `wlab shrink` write files that say it; `refilled`, or --weights-file, puts them in "
-            "the place of a network's own."
+            "and `wlab shrink` write files that say it; `refilled`, or --weights-file, puts them "
+            "in the place of a network's own."
         )
     try:
         recipe = json.loads(source.metadata[_KEY])
@@ -119,14 +119,14 @@ def _whole(name: str, path: Path, **places: Any) -> Network:
     return (from_hub if source.is_dir() else from_gguf)(source, lazy=True)
 
 
-def _unpacked(units: dict[str, str], groups: graph.Groups, path: str | Path) -> graph.Keep:
+def _unpacked(kept: dict[str, str], groups: graph.Groups, path: str | Path) -> graph.Keep:
     """Which units stay, as bools.
 
     Raises:
         ValueError: If the network has no such group, or one of another size.
     """
     found = {}
-    for name, packed in units.items():
+    for name, packed in kept.items():
         size = groups.groups[name].size if name in groups.groups else 0
         try:
             bits = np.frombuffer(bytes.fromhex(packed), np.uint8)
