@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from wlab.calibration import Finished
+from wlab.calibration.finished import fingerprint
 from wlab.checkpoint import finished_in
 from wlab.pruning import Neighbours, sparsegpt, wanda
 from wlab.quantization import gptq, int4, mse, row_grids
@@ -83,6 +84,29 @@ def test_the_result_is_the_same_and_no_stage_is_done_twice(name, stage, tmp_path
         assert len(saved) == left
         assert jax.tree.structure(found) == jax.tree.structure(wanted)
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), found, wanted)
+
+
+def test_leaves_come_back_to_the_mesh_that_they_were_on(tmp_path):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    halves = jax.NamedSharding(mesh, jax.P(None, "data"))
+    whole = jax.NamedSharding(mesh, jax.P())
+    params, batches = jax.device_put(PARAMS, halves), jax.device_put(BATCHES, whole)
+    for _ in range(2):
+        found = run("wanda", params=params, batches=batches, finished=finished_in(tmp_path))
+    assert found["a"]["kernel"].sharding.is_equivalent_to(halves, 2)
+    jax.tree.map(np.testing.assert_array_equal, found, run("wanda"))
+
+
+def test_functions_are_told_apart_by_what_they_hold():
+    def power(p):
+        def again(x):
+            return again if x else p
+
+        return again
+
+    assert fingerprint({}, [], power(2)) == fingerprint({}, [], power(2))
+    assert fingerprint({}, [], power(2)) != fingerprint({}, [], power(3))
+    assert fingerprint({}, [], partial(pow, 2)) != fingerprint({}, [], partial(pow, 3))
 
 
 @pytest.mark.parametrize(

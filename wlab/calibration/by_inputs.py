@@ -83,7 +83,7 @@ def by_inputs(
         if arrays is None:
             return None
         named = tree.leaves(params)
-        new = {path: leaf_of(path, arrays) for path in paths[stage]}
+        new = {path: leaf_of(path, arrays, named[path]) for path in paths[stage]}
         for path, leaf in new.items():
             old, matrix = (graph.to_matrix(uses[path], jnp.asarray(x)) for x in (named[path], leaf))
             told[path] = codec.read(path, old, matrix, parts_of(path, arrays, codec), choices[path])

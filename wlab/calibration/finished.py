@@ -57,9 +57,12 @@ def arrays_of(leaves: Arrays, told: Mapping[str, Any], codec: Told) -> dict[str,
     return found
 
 
-def leaf_of(path: str, arrays: Arrays) -> Array:
-    """A leaf out of what `arrays_of` gave."""
-    return jnp.asarray(arrays[f"leaf:{path}"])
+def leaf_of(path: str, arrays: Arrays, like: Any) -> Array:
+    """A leaf out of what `arrays_of` gave, laid out as it was before."""
+    found = arrays[f"leaf:{path}"]
+    return (
+        jax.device_put(found, like.sharding) if isinstance(like, jax.Array) else jnp.asarray(found)
+    )
 
 
 def parts_of(path: str, arrays: Arrays, codec: Told) -> dict[str, Any]:
@@ -86,15 +89,18 @@ def _checked(x: Any) -> tuple[Any, ...]:
     return array.shape, array.dtype.name, zlib.crc32(array.reshape(-1).view(np.uint8))
 
 
-def _said(x: Any) -> Any:
+def _said(x: Any, within: tuple[Any, ...] = ()) -> Any:
     """The same text in every process, for functions too."""
+    if any(x is outer for outer in within):
+        return "itself"
+    inner = partial(_said, within=(*within, x))
     if isinstance(x, partial):
-        return ["partial", _said(x.func), _said(x.args), _said(x.keywords)]
+        return ["partial", inner(x.func), inner(x.args), inner(x.keywords)]
     if isinstance(x, Mapping):
-        return [[str(key), _said(value)] for key, value in x.items()]
+        return [[str(key), inner(value)] for key, value in x.items()]
     if isinstance(x, tuple | list):
-        return [_said(value) for value in x]
+        return [inner(value) for value in x]
     if isinstance(x, FunctionType):
-        held = [_said(cell.cell_contents) for cell in x.__closure__ or ()]
+        held = [inner(cell.cell_contents) for cell in x.__closure__ or ()]
         return [x.__module__, x.__qualname__, held]
     return _checked(x) if isinstance(x, np.ndarray | jax.Array) else str(x)
