@@ -91,9 +91,9 @@ def _squares(network: Any) -> Any:
     from wlab import tree
     from wlab.pretrained.networks.network import whole_tree
 
-    counts = _is_weight(network)
+    is_weight = _is_weight(network)
     return tree.map_leaves(
-        lambda path, x: jnp.square(x) if counts(path) else jnp.zeros_like(x), whole_tree(network)
+        lambda path, x: jnp.square(x) if is_weight(path) else jnp.zeros_like(x), whole_tree(network)
     )
 
 

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     from wlab import pretrained
 
-    network = shelf.network(args)
+    network = shelf.network(args.network, args)
     if network.prepare is None:
         raise ValueError(f"{args.network} reads no images, or does not say how.")
     if not network.labels:

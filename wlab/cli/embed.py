@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """The sentences, their vectors of length 1, and the cosine of each pair."""
     from wlab.pretrained import sentence_vectors
 
-    vectors = sentence_vectors(shelf.network(args), args.text)
+    vectors = sentence_vectors(shelf.network(args.network, args), args.text)
     cosines = (vectors @ vectors.T).round(4).tolist()
     return {"texts": args.text, "vectors": vectors.tolist(), "cosines": cosines}
 

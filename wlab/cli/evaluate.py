@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from wlab.data.progress import progress
 
     test = data.load(args.data, cache=args.cache).test
-    network = shelf.network(args)
+    network = shelf.network(args.network, args)
     images, labels = (test[name][: args.images] for name in ("image", "label"))
     began = time.monotonic()
     with progress(args.network, len(images), unit="images") as report:

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from wlab import tree
     from wlab.inspection import filters
 
-    params = tree.leaves(shelf.network(args).params)
+    params = tree.leaves(shelf.network(args.network, args).params)
     leaves = {path: leaf for path, leaf in params.items() if leaf.ndim == 4}
     path = args.leaf or _first(leaves, args.network)
     if path not in leaves:

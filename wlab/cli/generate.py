@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.system is not None and not args.chat:
         args.usage_error("--system goes with --chat.")
     began = time.monotonic()
-    network = shelf.network(args)
+    network = shelf.network(args.network, args)
     loaded = time.monotonic()
     words = network.tokenizer
     if words is None:

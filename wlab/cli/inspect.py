@@ -54,13 +54,6 @@ def _arrays(source: Source | None, path: str) -> Iterator[tuple[str, Any]]:
     """The numeric arrays of a checkpoint, by the paths of its listing."""
     import numpy as np
 
-    if source is not None:
-        for name, array in source.arrays.items():
-            yield name, array.read()
-        return
-    from wlab.checkpoint import load
-    from wlab.tree import leaves
-
-    for name, leaf in leaves(load(path)).items():
-        if isinstance(getattr(leaf, "dtype", None), np.dtype):
-            yield name, np.asarray(leaf)
+    arrays = weight_files.orbax_arrays(path) if source is None else source.arrays
+    for name, array in arrays.items():
+        yield name, np.asarray(array)

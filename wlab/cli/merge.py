@@ -7,10 +7,11 @@ the first model's.
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wlab.checkpoint import Source
 from wlab.cli import shelf, weight_files
 from wlab.cli.number import number
 
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     metadata = words if target.suffix != ".gguf" or sources[0].format == "gguf" else {}
     _refuse_a_folder_of_no_hub(args)
     write = weight_files.writer(target, metadata, force=args.force or args.dry_run)
-    found = _merged(args)
+    found = _merged(args, sources)
     if not args.dry_run:
         if target != args.out:
             args.out.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ def _recipe(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _merged(args: argparse.Namespace) -> dict[str, Any]:
+def _merged(args: argparse.Namespace, sources: Sequence[Source]) -> dict[str, Any]:
     """The leaves, none of them merged yet."""
     import jax
     import numpy as np
@@ -122,10 +123,11 @@ def _merged(args: argparse.Namespace) -> dict[str, Any]:
         whole = Lazy(merged.shape, merged.dtype, nbytes, merged.read)
         return whole.plain(args.dtype)
 
+    base = None if args.base is None else weight_files.source_of(args.base, args)
     merged = merging.merge_lazily(
         _method(args),
-        [_parent(name, args) for name in args.models],
-        base=None if args.base is None else _parent(args.base, args),
+        [_parent(*pair) for pair in zip(args.models, sources, strict=True)],
+        base=None if base is None else _parent(str(args.base), base),
         rules=[(pattern, None) for pattern in args.keep],
         key=jax.random.key(args.seed or 0),
         mixed_dtypes=args.mixed_dtypes,
@@ -157,11 +159,10 @@ def _method(args: argparse.Namespace) -> Any:
     return makers[args.method](**given)
 
 
-def _parent(name: str, args: argparse.Namespace) -> Any:
+def _parent(name: str, source: Source) -> Any:
     """The model with what must agree: its arrays and, where the files tell, its vocabulary."""
     from wlab import merging
 
-    source = weight_files.source_of(name, args)
     return merging.Parent(source.arrays, name=name, vocab=_vocab(Path(name), source.metadata))
 
 

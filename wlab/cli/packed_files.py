@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wlab.checkpoint import Lazy, Source
+from wlab.checkpoint import Lazy, Source, open_source
 from wlab.cli.dequantizing import dequantized
 from wlab.cli.leaves_in_parts import whole_leaves
 
@@ -30,6 +30,13 @@ def write(target: Path, leaves: Mapping[str, Any], metadata: Mapping[str, Any]) 
 
     words = {key: value for key, value in metadata.items() if isinstance(value, str)}
     save_packed(target, *to_arrays(dict(leaves)), metadata=words)
+
+
+def opened(path: Path) -> Source:
+    """The weights in a file of any format wlab reads, or in a folder of the hub, as if dense."""
+    from wlab.pretrained.networks.hub import weights_of
+
+    return densified(weights_of(path) if path.is_dir() else open_source(path))
 
 
 def densified(source: Source) -> Source:

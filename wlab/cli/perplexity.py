@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     began = time.monotonic()
     written = _read(args)
-    network = shelf.network(args)
+    network = shelf.network(args.network, args)
     if network.tokenizer is None:
         raise ValueError(f"{args.network} has no tokenizer: a text cannot be read.")
     tokens = network.tokenizer.encode(written)

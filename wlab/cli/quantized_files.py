@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from wlab.checkpoint import Source, open_source
-from wlab.cli import quantized_hub, quantized_onnx, weight_files
+from wlab.cli import packed_files, quantized_hub, quantized_onnx
 from wlab.cli.dequantizing import quantized_schema
-from wlab.cli.packed_files import densified
 
 
 def opened(path: Path) -> Source:
@@ -21,7 +20,7 @@ def opened(path: Path) -> Source:
         raise ValueError(
             f"{path} is quantized already{shown}: quantize what it was made of, or errors add up."
         )
-    return weight_files.opened(path)
+    return packed_files.opened(path)
 
 
 def served(path: Path) -> Source:
@@ -34,7 +33,7 @@ def served(path: Path) -> Source:
         return quantized_hub.opened(path)
     if quantized_onnx.is_quantized(path):
         return quantized_onnx.opened(path)
-    return densified(_open(path))
+    return packed_files.densified(_open(path))
 
 
 def _open(path: Path) -> Source:

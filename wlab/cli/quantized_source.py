@@ -72,7 +72,7 @@ def named_network(args: argparse.Namespace, **options: Any) -> Any:
             "`wlab weights list`, a folder of the hub, or a GGUF file. To quantize without one "
             "there is --method nearest, or hqq."
         )
-    return shelf.network(argparse.Namespace(**{**vars(args), "network": args.source}), **options)
+    return shelf.network(args.source, args, **options)
 
 
 def tokens_of(network: Any, args: argparse.Namespace) -> np.ndarray:

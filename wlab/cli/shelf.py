@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wlab.cli import packed_files
 from wlab.cli.memory import most_resident, resident
 from wlab.data import Source
 
@@ -65,11 +66,11 @@ def row(name: str, source: Source, folder: Path) -> dict[str, Any]:
     }
 
 
-def network(args: argparse.Namespace, **options: Any) -> Any:
-    """The network that `args.network` names: one of the shelf, a folder of the hub, or a file.
+def network(name: str, args: argparse.Namespace, **options: Any) -> Any:
+    """The network of this name: one of the shelf, a folder of the hub, or a file.
 
-    What loading took goes to the log. `options` are those of the functions that load, but for files
-    of `wlab shrink`.
+    What loading took goes to the log. `args` say where files are; `options` are those of the
+    functions that load, but for files of `wlab shrink`.
 
     Raises:
         FileNotFoundError: If it names nothing.
@@ -77,19 +78,23 @@ def network(args: argparse.Namespace, **options: Any) -> Any:
     """
     import jax  # noqa: F401  its memory is not what the network takes
 
-    from wlab import tree
+    from wlab import pretrained, tree
 
-    refuse_nowhere(args.network)
+    refuse_nowhere(name)
     before, began = resident(), time.monotonic()
     file = getattr(args, "weights_file", None)
-    found = _loaded(args, **options) if file is None else _filled_from(file, args, **options)
+    if file is not None:
+        options["lazy"] = True
+    found = _loaded(name, args, **options)
+    if file is not None:
+        found = pretrained.refilled(found, packed_files.opened(file))
     spent, most = time.monotonic() - began, most_resident()
     peak = ""
     if before is not None and most is not None:
         peak = f", {(most - before) / 1e6:.0f} MB at the peak beyond importing JAX"
     _log.info(
         "%s: %s weights, %.0f MB, loaded in %.2f s%s",
-        args.network,
+        name,
         f"{tree.count(found.params):,}",
         tree.nbytes(found.params) / 1e6,
         spent,
@@ -123,28 +128,12 @@ def refuse_nowhere(name: str) -> None:
     )
 
 
-def _loaded(args: argparse.Namespace, **options: Any) -> Any:
+def _loaded(name: str, args: argparse.Namespace, **options: Any) -> Any:
     from wlab import pretrained
 
-    path = Path(args.network)
-    if is_named(args.network):
-        return pretrained.network(args.network, file=args.file, cache=args.cache, **options)
+    path = Path(name)
+    if is_named(name):
+        return pretrained.network(name, file=args.file, cache=args.cache, **options)
     if path.suffix == ".safetensors":
-        return pretrained.from_shrunk(_opened(path), file=args.file, cache=args.cache)
+        return pretrained.from_shrunk(packed_files.opened(path), file=args.file, cache=args.cache)
     return (pretrained.from_hub if path.is_dir() else pretrained.from_gguf)(path, **options)
-
-
-def _filled_from(file: Path, args: argparse.Namespace, **options: Any) -> Any:
-    """The network with the weights of another file."""
-    from wlab import pretrained
-
-    network = _loaded(args, **(options | {"lazy": True}))
-    return pretrained.refilled(network, _opened(file))
-
-
-def _opened(file: Path) -> Any:
-    """A file of weights, quantized and packed ones as plain numbers."""
-    from wlab.checkpoint import open_source
-    from wlab.cli.packed_files import densified
-
-    return densified(open_source(file))

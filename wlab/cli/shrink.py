@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     _refuse_misuse(args)
     from wlab import pretrained, tree
 
-    network = shelf.network(argparse.Namespace(**vars(args), network=args.source))
+    network = shelf.network(args.source, args)
     groups = pretrained.units(network, tokens=args.tokens)
     counts = choosing_units.counts(network, groups, args.tokens)
     keep = choosing_units.kept(args, network, groups, counts)

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         args.usage_error("--tree looks at one network: masks are compared in the files' own names.")
     if args.weights_file is not None and not args.tree:
         args.usage_error("--weights-file goes with --tree.")
-    network = _network(args) if args.tree else None
+    network = shelf.network(args.source, args, lazy=True) if args.tree else None
     arrays = _arrays(args.source, args) if network is None else tree.leaves(whole_tree(network))
     prunable = [name for name, array in arrays.items() if is_prunable(name, array)]
     leaves = {}
@@ -67,11 +67,6 @@ def text(result: dict[str, Any]) -> str:
     return f"{table}\n\noverlap with {result['other']}\n{from_records(result['overlap'])}"
 
 
-def _network(args: argparse.Namespace) -> Any:
-    """The network; its leaves stay in their file."""
-    return shelf.network(argparse.Namespace(**vars(args), network=args.source), lazy=True)
-
-
 def _overlap(arrays: Mapping[str, Any], args: argparse.Namespace) -> list[dict[str, Any]]:
     from wlab.pruning.overlap import overlap_table, shared
 
@@ -90,13 +85,7 @@ def _arrays(source: str, args: argparse.Namespace) -> Mapping[str, Any]:
     """The arrays by name; those of a file stay there until they are asked for."""
     if not weight_files.is_orbax(source):
         return weight_files.source_of(source, args).arrays
-    import numpy as np
-
-    from wlab.checkpoint import load
-    from wlab.tree import leaves
-
-    found = leaves(load(source))  # keys of random numbers are no weights
-    return {name: leaf for name, leaf in found.items() if isinstance(leaf.dtype, np.dtype)}
+    return weight_files.orbax_arrays(source)
 
 
 def _records(table: Table) -> list[dict[str, Any]]:

@@ -153,9 +153,10 @@ def _params(network: Any, source: Opened, after: Source) -> Any:
 
     from wlab import pretrained, tree
     from wlab.pretrained.networks.gguf import gguf_map
+    from wlab.pretrained.networks.network import shapes
 
     if source.network is None:
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), network.params)
+        like = shapes(network.params)
         gguf = source.format == "gguf"
         name_map = gguf_map(network.config) if gguf else network.name_map
         return pretrained.load(after, name_map, like).params

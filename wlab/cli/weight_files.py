@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from wlab.checkpoint import Lazy, Source, open_source
-from wlab.cli import shelf
+from wlab.checkpoint import Lazy, Source
+from wlab.cli import packed_files, shelf
 from wlab.table import from_records
 
 Write: TypeAlias = Callable[[Path, Mapping[str, Lazy]], None]
@@ -27,18 +27,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     flag("--force", action="store_true", help="replace a target that is there")
 
 
-def opened(path: Path) -> Source:
-    """The weights in a file of any format wlab reads, or in a folder of the hub."""
-    from wlab.cli.packed_files import densified
-    from wlab.pretrained.networks.hub import weights_of
-
-    return densified(weights_of(path) if path.is_dir() else open_source(path))
-
-
 def is_orbax(name: str) -> bool:
     """Whether it is a folder, and none of the hub: one that orbax has written, if any."""
     path = Path(name)
     return not shelf.is_named(name) and path.is_dir() and not (path / "config.json").exists()
+
+
+def orbax_arrays(path: str) -> dict[str, Any]:
+    """The numeric arrays that orbax has written into a folder; keys of random numbers are none."""
+    import numpy as np
+
+    from wlab.checkpoint import load
+    from wlab.tree import leaves
+
+    found = leaves(load(path))
+    return {
+        name: leaf
+        for name, leaf in found.items()
+        if isinstance(getattr(leaf, "dtype", None), np.dtype)
+    }
 
 
 def source_of(name: str, args: argparse.Namespace) -> Source:
@@ -57,7 +64,7 @@ def source_of(name: str, args: argparse.Namespace) -> Source:
     shelf.refuse_nowhere(name)
     if shelf.is_named(name):
         return pretrained.source(name, file=args.file, cache=args.cache)
-    return opened(Path(name))
+    return packed_files.opened(Path(name))
 
 
 def ending(path: Path) -> str:

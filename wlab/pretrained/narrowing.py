@@ -108,18 +108,17 @@ def shrunk(network: Network, keep: graph.Keep) -> Network:
     Reference:
         Fang et al. 2023, DepGraph (arXiv:2301.12900).
     """
-    left = narrower(network, keep)
+    left = narrower(network, units(network), keep)
     smaller = left.taken(whole_tree(network))
     return with_leaves(replace(network, model=left.model, config=left.config), smaller)
 
 
-def narrower(network: Network, keep: graph.Keep) -> Narrower:
-    """The smaller model and its sizes; the weights may be shapes.
+def narrower(network: Network, groups: graph.Groups, keep: graph.Keep) -> Narrower:
+    """The smaller model and its sizes, by the network's `units`; the weights may be shapes.
 
     Raises:
         ValueError: As `shrunk`.
     """
-    groups = units(network)
     taken = graph.shrink(groups, keep).params
     if isinstance(network.config, LlamaConfig):
         config = with_sizes(network.config, groups, keep)

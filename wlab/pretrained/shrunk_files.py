@@ -70,8 +70,9 @@ def from_shrunk(
     if whole is None:
         _refuse_a_circle(path, name)
         whole = _whole(name, path, file=file, cache=cache)
-    keep = _unpacked(kept, units(whole), path)
-    left = narrower(whole, keep)
+    groups = units(whole)
+    keep = _unpacked(kept, groups, path)
+    left = narrower(whole, groups, keep)
     like = jax.eval_shape(left.taken, shapes(whole_tree(whole)))
     smaller = replace(whole, model=left.model, config=left.config)
     return with_leaves(smaller, by_path(source, like))
