@@ -3,24 +3,24 @@
 import argparse
 from typing import Any
 
-from wlab.cli import shelf
+from wlab.cli import sources
 from wlab.data import SOURCES, cache_folder, fetch
 from wlab.table import from_records
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
-    shelf.arguments(parser, ("list", "fetch"), SOURCES)
+    sources.arguments(parser, ("list", "fetch"), SOURCES)
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """One row a dataset: all of them, or the one that was fetched."""
-    shelf.refuse_misuse(args)
+    sources.refuse_misuse(args)
     if args.action == "fetch":
         fetch(args.name, file=args.file, cache=args.cache)
     folder = cache_folder(args.cache)
     names = [args.name] if args.name else SOURCES
-    return [shelf.row(name, SOURCES[name], folder / name) for name in names]
+    return [sources.row(name, SOURCES[name], folder / name) for name in names]
 
 
 def text(result: list[dict[str, Any]]) -> str:

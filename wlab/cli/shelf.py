@@ -1,29 +1,17 @@
-"""What the verbs of data and networks have in common: lists of sources, flags, networks by name."""
+"""Networks by name: the flags that say which, and what loads them."""
 
 import argparse
 import difflib
 import logging
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from wlab.cli import packed_files
 from wlab.cli.memory import most_resident, resident
-from wlab.data import Source
 
 _NETWORK = "a name of `wlab weights list`, a folder of the hub, a GGUF file, or `wlab shrink`'s"
 _log = logging.getLogger("wlab.cli")
-
-
-def arguments(
-    parser: argparse.ArgumentParser, actions: tuple[str, ...], names: Mapping[str, Source]
-) -> None:
-    """Declares the flags."""
-    parser.add_argument("action", choices=actions)
-    parser.add_argument("name", nargs="?", choices=names, help="which one")
-    places(parser)
-    parser.set_defaults(usage_error=parser.error)
 
 
 def places(parser: argparse.ArgumentParser) -> None:
@@ -46,24 +34,6 @@ def network_arguments(parser: argparse.ArgumentParser, name: str) -> None:
         help="weights instead of its own: of `wlab prune`, `quantize`, `merge` or `convert`",
     )
     places(parser)
-
-
-def refuse_misuse(args: argparse.Namespace) -> None:
-    """Exits with 2 if `list` has a name or another action has none."""
-    if (args.action == "list") != (args.name is None):
-        args.usage_error(f"`list` takes no name, and `{args.action}` needs one.")
-
-
-def row(name: str, source: Source, folder: Path) -> dict[str, Any]:
-    """A source as people see it: what it is, where it comes from, where it is."""
-    package = source.archives[0]
-    return {
-        "name": name,
-        "package": f"{package.client} {package.package} {package.version}",
-        "download_mb": round(package.nbytes / 1e6, 1),
-        "folder": str(folder) if folder.exists() else None,
-        "about": source.about,
-    }
 
 
 def network(name: str, args: argparse.Namespace, **options: Any) -> Any:

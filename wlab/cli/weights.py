@@ -3,14 +3,14 @@
 import argparse
 from typing import Any
 
-from wlab.cli import shelf
+from wlab.cli import sources
 from wlab.pretrained.sources import SOURCES
 from wlab.table import from_records
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
-    shelf.arguments(parser, ("list", "fetch", "show"), SOURCES)
+    sources.arguments(parser, ("list", "fetch", "show"), SOURCES)
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     from wlab import pretrained
     from wlab.data import cache_folder
 
-    shelf.refuse_misuse(args)
+    sources.refuse_misuse(args)
     if args.action == "show":
         network = pretrained.network(args.name, file=args.file, cache=args.cache)
         return network.plan.table.records()
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         pretrained.fetch(args.name, file=args.file, cache=args.cache)
     folder = cache_folder(args.cache) / "weights"
     names = [args.name] if args.name else SOURCES
-    return [shelf.row(name, SOURCES[name], folder / name) for name in names]
+    return [sources.row(name, SOURCES[name], folder / name) for name in names]
 
 
 def text(result: list[dict[str, Any]]) -> str:
