@@ -54,7 +54,7 @@ from wlab.cli import memory
 before = memory.resident()
 from wlab import tree
 from wlab.cli import shelf
-network = shelf.network(argparse.Namespace(network={name!r}, file=None, cache=None))
+network = shelf.network({name!r}, argparse.Namespace(file=None, cache=None))
 print(memory.most_resident() - before, tree.nbytes((network.params, network.model_state)))
 """
 
