@@ -6,7 +6,7 @@ both with the same steps and rates. Of each layer the table has what Han's have:
 inputs that are not zero, and the multiply-adds where neither is.
 
 Run     python -m experiments.pruning.han_tables
-Cost    not measured on CPUs; a run that is cut off goes on with the next network
+Cost    not measured on CPUs; a run that is cut off goes on with the next kind of network
 Paper   Han et al. 2015 (arXiv:1506.02626), tables 1, 3 and 4: 1.64 -> 1.59 % with 22K of 267K
         weights, 0.80 -> 0.77 % with 36K of 431K
 Expect  as many weights, biases counted, at an error of the dense network's + 0.1 points at most
@@ -24,7 +24,7 @@ import optax
 
 from experiments import runner
 from experiments.lottery import starts
-from experiments.lottery.rounds import Images, Training, images, trainer
+from experiments.lottery.rounds import Images, Outcome, Training, images, trainer
 from wlab import data, decay, graph, models, pruning, tree
 from wlab.checkpoint import load_npz, save_npz
 from wlab.table import Table
@@ -73,7 +73,11 @@ NETWORKS = {
         (1.64, 1.59, 22_000),
     ),
     "lenet-5": Network(
-        lambda pixels, classes: models.lenet5(int(pixels**0.5), classes=classes),
+        lambda pixels, classes: models.lenet5(
+            int(pixels**0.5),
+            classes=classes,
+            conv_general_dilated=models.looped_convolution,
+        ),
         (
             Layer("conv1/kernel", 0.66, 66, 66),
             Layer("conv2/kernel", 0.12, 12, 10),
@@ -86,14 +90,14 @@ NETWORKS = {
 
 
 def run(config: Config, directory: Path) -> dict[str, Any]:
-    """Errors and layers of each network; those in the directory are not computed again."""
+    """Errors and layers of each network; kinds in the directory are not computed again."""
     dataset = data.load_or_digits(config.dataset)
     shown = images(dataset)
     found = {}
     for name in config.networks.split(","):
         if name not in NETWORKS:
             raise ValueError(f"no network {name!r}; there are {', '.join(NETWORKS)}.")
-        found[name] = _measured(NETWORKS[name], config, dataset, shown, directory / f"{name}.npz")
+        found[name] = _measured(NETWORKS[name], config, dataset, shown, directory / name)
     return found
 
 
@@ -127,35 +131,33 @@ def _show(name: str, found: dict[str, Any]) -> str:
 
 
 def _measured(
-    network: Network, config: Config, dataset: data.Dataset, shown: Images, path: Path
+    network: Network, config: Config, dataset: data.Dataset, shown: Images, directory: Path
 ) -> dict[str, Any]:
     model = network.model(shown.validation[0].shape[1], dataset.classes)
-    if not path.exists():
-        seeds = jnp.arange(config.seeds, dtype=jnp.uint32)
-        begun, errors, final = starts.networks(model.init, seeds), {}, None
-        for kind, weights in _kinds(network, config).items():
-            settings = Training(_steps(config), look=_steps(config) // 20, tx=_optimizer(config))
-            train = trainer(
-                model,
-                shown,
-                settings,
-                config.seeds,
-                peak=dataset.peak,
-                method=lambda _, w=weights: w,
-            )
-            outcome = train(begun, seeds)
-            errors[kind] = 100 * np.asarray(outcome.final_error)
-            final = outcome.final if kind == "pruned" else final
-        first = jax.tree.map(lambda x: np.asarray(x[0]), final)
-        save_npz(path, {"errors": errors, "pruned": first})
-    kept = load_npz(path)
-    params = jax.tree.map(jnp.asarray, kept["pruned"])
+    kept = {}
+    for kind, weights in _kinds(network, config).items():
+        path = directory.with_name(f"{directory.name}-{kind.replace(' ', '-')}.npz")
+        if not path.exists():
+            outcome = _trained(model, weights, config, shown, dataset.peak)
+            first = jax.tree.map(lambda x: np.asarray(x[0]), outcome.final)
+            save_npz(path, {"errors": 100 * np.asarray(outcome.final_error), "first": first})
+        kept[kind] = load_npz(path)
+    params = jax.tree.map(jnp.asarray, kept["pruned"]["first"])
     return {
-        "errors": {kind: values.tolist() for kind, values in kept["errors"].items()},
+        "errors": {kind: values["errors"].tolist() for kind, values in kept.items()},
         "weights": tree.count(params),
         "kept": 100 * sum(tree.nonzero(params).values()) / tree.count(params),
         "layers": _layers(network, model, params, shown, dataset.peak),
     }
+
+
+def _trained(
+    model: models.Model, weights: WeightTransform, config: Config, shown: Images, peak: int
+) -> Outcome:
+    seeds = jnp.arange(config.seeds, dtype=jnp.uint32)
+    settings = Training(_steps(config), look=_steps(config) // 20, tx=_optimizer(config))
+    train = trainer(model, shown, settings, config.seeds, peak=peak, method=lambda _: weights)
+    return train(starts.networks(model.init, seeds), seeds)
 
 
 def _kinds(network: Network, config: Config) -> dict[str, WeightTransform]:
