@@ -1,4 +1,4 @@
-"""Convolutions for loops against JAX's: values, gradients of any order, the code that XLA writes."""
+"""Convolutions for loops against JAX's: values, gradients, higher ones, what XLA makes of them."""
 
 import re
 from collections.abc import Callable
