@@ -11,23 +11,29 @@ from wlab.calibration import Finished
 from wlab.calibration.finished import fingerprint
 from wlab.checkpoint import finished_in
 from wlab.pruning import Neighbours, sparsegpt, wanda
-from wlab.quantization import gptq, int4, mse, row_grids
+from wlab.quantization import awq, gptq, int4, mse, row_grids
 
 STAGES = ("a", "b", "c")
 PARAMS = {
-    name: {"kernel": jax.random.normal(jax.random.key(i), (16, 16))}
+    name: {"kernel": jax.random.normal(jax.random.key(i), (16, 16)), "gain": jnp.ones((1, 16))}
     for i, name in enumerate(STAGES)
 }
-RULES = [(".*/kernel", int4(group_size=8))]
-HALVES = [(".*/kernel", Neighbours(keep=2, of=4))]
+RULES = [(".*/kernel", int4(group_size=8)), (".*", None)]
+HALVES = [(".*/kernel", Neighbours(keep=2, of=4)), (".*", None)]
 LOUDER = jnp.arange(1.0, 17.0)[None]
 BATCHES = [(jax.random.normal(jax.random.key(i), (24, 16)) * LOUDER,) for i in (7, 8)]
 
 
 def net(params, x):
     for name in STAGES:
-        x = jax.nn.relu(x @ params[name]["kernel"])
+        x = jax.nn.relu((x * params[name]["gain"]) @ params[name]["kernel"])
     return x
+
+
+def scaled(*args, **options):
+    """AWQ, with the factors alone of what it moved."""
+    found = awq(*args, **options)
+    return found._replace(moved=[factors for _, factors in found.moved])
 
 
 RUNS = {
@@ -36,8 +42,11 @@ RUNS = {
     "wanda": partial(wanda, net, rules=HALVES),
     "sparsegpt": partial(sparsegpt, net, rules=HALVES),
     "sparsegpt, rounded": partial(
-        sparsegpt, net, rules=HALVES, grids=[(".*/kernel", row_grids(int4(group_size=8)))]
+        *(sparsegpt, net),
+        rules=HALVES,
+        grids=[(".*/kernel", row_grids(int4(group_size=8))), (".*", None)],
     ),
+    "awq": partial(scaled, net, rules=RULES, grid=5, clip=True),
 }
 
 
@@ -86,6 +95,12 @@ def test_the_result_is_the_same_and_no_stage_is_done_twice(name, stage, tmp_path
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), found, wanted)
 
 
+def test_awq_has_factors_to_find_again():
+    """Else the runs that were cut off would show nothing of them."""
+    found = run("awq")
+    assert len(found.moved) == 3 and any(max(power) > 0 for power in found.powers.values())
+
+
 def test_leaves_come_back_to_the_mesh_that_they_were_on(tmp_path):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     halves = jax.NamedSharding(mesh, jax.P(None, "data"))
@@ -114,8 +129,8 @@ def test_functions_are_told_apart_by_what_they_hold():
     [
         {"damping": 0.1},
         {"batches": BATCHES[::-1]},
-        {"rules": [(".*/kernel", int4(group_size=16))]},
-        {"params": PARAMS | {"b": {"kernel": PARAMS["b"]["kernel"].at[0, 0].add(1e-3)}}},
+        {"rules": [(".*/kernel", int4(group_size=16)), (".*", None)]},
+        {"params": PARAMS | {"b": {**PARAMS["b"], "kernel": PARAMS["b"]["kernel"] + 1e-3}}},
         {"range_fn": mse((1.0, 0.8))},
         {"stages": ["a/.*", "[bc]/.*"]},
     ],

@@ -59,6 +59,31 @@ def test_a_stage_sees_what_the_changed_network_shows(order: tuple[int, ...]):
     jax.tree.map(np.testing.assert_array_equal, end, params)
 
 
+def test_leaves_that_change_along_are_seen_changed():
+    """A norm before a block moves with it: what it gives is not kept."""
+    params = DECODER.init(jax.random.key(1))
+    stages = stages_of(params)
+    norms = {s: [f"{s}/norm_1/scale", f"{s}/norm_2/scale"] for s in stages}
+    assert {path for paths in norms.values() for path in paths} <= {*tree.paths(params)}
+    told = {}
+
+    def change(params, stage, seen):
+        told[stage] = seen
+        return halved(params, stage, [*seen, *norms[stage]])
+
+    read = graph.read_uncalled(DECODER.apply, params, *TOKENS[0])
+    in_stages(read, params, TOKENS, gram(), stages, change, lambda *at: None, along=norms)
+    for stage, paths in stages.items():
+        expected = collect(
+            *(DECODER.apply, params, TOKENS, gram()),
+            where=lambda use, paths=paths: use.path in paths,
+        )
+        for path in paths:
+            products = expected[path].products
+            np.testing.assert_allclose(told[stage][path].products, products, rtol=1e-4, atol=1e-4)
+        params = halved(params, stage, [*paths, *norms[stage]])
+
+
 def test_blocks_that_run_alike_are_compiled_once(caplog):
     params = DECODER.init(jax.random.key(1))
     with jax.log_compiles(), caplog.at_level("WARNING"):

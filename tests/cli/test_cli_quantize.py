@@ -225,9 +225,10 @@ def test_the_distance_of_two_predictions_is_that_of_numpy():
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
-def test_a_run_of_gptq_that_was_cut_off_goes_on_block_by_block(gguf_file, words, tmp_path, capsys):
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_a_run_that_was_cut_off_goes_on_block_by_block(method, gguf_file, words, tmp_path, capsys):
     targets, folder = [tmp_path / f"{name}.safetensors" for name in "ab"], tmp_path / "parts"
-    flags = ["--format", "int3", "--group", "16", "--method", "gptq", "--data", words]
+    flags = ["--format", "int3", "--group", "16", "--method", method, "--data", words]
     flags += ["--windows", "4", "--resume", folder]
     run_json(capsys, "quantize", gguf_file, targets[0], *flags, "--context", "8")
     block, *others = sorted(folder.iterdir())
@@ -242,7 +243,7 @@ def test_a_run_of_gptq_that_was_cut_off_goes_on_block_by_block(gguf_file, words,
     with pytest.raises(SystemExit, match="2"):
         flags = ["--format", "int4", "--resume", str(folder)]
         main(["quantize", str(gguf_file), str(tmp_path / "c.safetensors"), *flags])
-    assert "--resume goes with --method gptq" in capsys.readouterr().err
+    assert "--resume goes with --method gptq and awq" in capsys.readouterr().err
 
 
 @pytest.mark.long

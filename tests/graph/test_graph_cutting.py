@@ -117,3 +117,21 @@ def test_a_product_is_kept_and_what_is_cheap_is_computed_again():
     assert [v.aval.shape for v in last.takes] == [(5, 4)]
     names = [graph.function.jaxpr.eqns[i].primitive.name for i in last.equations]
     assert names.count("dot_general") == 2 and "sqrt" in names
+
+
+def test_what_a_leaf_that_changes_along_decides_is_computed_again():
+    def fn(params, x):
+        y = jnp.tanh(x @ params["a"])
+        return ((y * params["gain"]) @ params["b"]) @ params["c"]
+
+    params = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 4)), "c": jnp.ones((4, 2))}
+    params["gain"] = jnp.ones((1, 4))
+    graph = read_uncalled(fn, params, jnp.ones((5, 3)))
+    stages = staged(graph, [["b"], ["c"]])
+    names = [e.primitive.name for e in graph.function.jaxpr.eqns]
+    made = {
+        v: name for e, name in zip(graph.function.jaxpr.eqns, names, strict=True) for v in e.outvars
+    }
+    for along, kept in [((), "mul"), ([["gain"], []], "tanh"), ([["gain"], ["a"]], None)]:
+        _, last = segments(graph, stages, along)
+        assert [made.get(v) for v in last.takes] == [kept]

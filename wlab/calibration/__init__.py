@@ -4,6 +4,7 @@ from wlab.calibration.by_inputs import Batches as Batches
 from wlab.calibration.by_inputs import Report as Report
 from wlab.calibration.by_inputs import by_inputs as by_inputs
 from wlab.calibration.by_inputs import refuse_bad_batches as refuse_bad_batches
+from wlab.calibration.by_inputs import staged as staged
 from wlab.calibration.collecting import Collected as Collected
 from wlab.calibration.collecting import collect as collect
 from wlab.calibration.collecting import merged as merged
@@ -13,6 +14,8 @@ from wlab.calibration.compensating import RowGrids as RowGrids
 from wlab.calibration.compensating import compensated as compensated
 from wlab.calibration.finished import Finished as Finished
 from wlab.calibration.finished import Told as Told
+from wlab.calibration.finished import fingerprint as fingerprint
+from wlab.calibration.in_stages import in_stages as in_stages
 from wlab.calibration.second_order import damped_factor as damped_factor
 from wlab.calibration.second_order import energy as energy
 from wlab.calibration.second_order import inverse_factor as inverse_factor

@@ -75,7 +75,7 @@ def by_inputs(
     uses = _uses(read, choices, purpose)
     told: dict[str, Any] = {}
     keeper, codec = finished or NOWHERE, told_in or NOTHING
-    paths = _staged(stages, [*choices], purpose)
+    paths = staged(stages, [*choices], purpose)
     of = "" if finished is None else fingerprint(params, batches, purpose, choices, paths, *asked)
 
     def known(params: Params, stage: str) -> Params | None:
@@ -100,6 +100,17 @@ def by_inputs(
 
     params = in_stages(read, params, batches, statistic, paths, changed, report, known=known)
     return params, told
+
+
+def staged(stages: Sequence[str], paths: Sequence[str], purpose: str) -> dict[str, list[str]]:
+    """The leaves of each stage, in the order of the stages.
+
+    Raises:
+        ValueError: If the stages miss a leaf or have none.
+    """
+    rules = [(stage, stage) for stage in stages]
+    stage_of = tree.match(rules, paths, purpose=f"{purpose}, stages")
+    return {stage: [path for path in paths if stage_of[path] == stage] for stage in stages}
 
 
 def refuse_bad_batches(batches: Any, purpose: str) -> None:
@@ -130,10 +141,3 @@ def _uses(read: graph.Graph, choices: Mapping[str, Choice], purpose: str) -> dic
             )
         graph.refuse_parts(found[path])
     return found
-
-
-def _staged(stages: Sequence[str], paths: Sequence[str], purpose: str) -> dict[str, list[str]]:
-    """The leaves of each stage, in the order of the stages."""
-    rules = [(stage, stage) for stage in stages]
-    stage_of = tree.match(rules, paths, purpose=f"{purpose}, stages")
-    return {stage: [path for path in paths if stage_of[path] == stage] for stage in stages}

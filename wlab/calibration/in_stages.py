@@ -47,6 +47,7 @@ def in_stages(
     report: Callable[[str, int], None],
     *,
     known: Callable[[Params, str], Params | None] = lambda params, stage: None,
+    along: Stages | None = None,
 ) -> Params:
     """The tree after the last stage.
 
@@ -63,11 +64,13 @@ def in_stages(
         report: Called with a stage and the number of its batches done.
         known: The tree with the leaves of a stage changed, if that was done before: then inputs
             are only handed on through it.
+        along: Which other leaves a stage may change.
 
     Raises:
         ValueError: As `collect`.
     """
-    programs, kept = _prepared(read, params, batches, statistic, [*stages.values()])
+    others = [(along or {}).get(stage, ()) for stage in stages]
+    programs, kept = _prepared(read, params, batches, statistic, [*stages.values()], others)
     added = jax.jit(statistic.together, donate_argnums=0)
     for at, stage in enumerate(stages):
         leaves, total = tree.leaves(params), None
@@ -96,6 +99,7 @@ def _prepared(
     batches: Sequence[tuple[Any, ...]],
     statistic: Statistic,
     stages: Sequence[Sequence[str]],
+    along: Sequence[Sequence[str]],
 ) -> tuple[list[list[Program]], list[Sequence[Any]]]:
     """For each batch its programs, and what the first of those takes."""
     of_shapes: dict[Any, tuple[list[Program], Callable[[Sequence[Any]], list[Any]]]] = {}
@@ -108,7 +112,7 @@ def _prepared(
             here = graph.read_uncalled(read.fn, params, *batch) if of_shapes else read
             chosen = graph.products(here)
             uses = [{k: use for k, use in chosen.items() if k[0] in paths} for paths in stages]
-            cut = graph.segments(here, uses)
+            cut = graph.segments(here, uses, along)
             compiled = [_program(here, one, statistic) for one in cut]
             if len(cut) > 1:
                 pairs = zip(cut, compiled, strict=True)

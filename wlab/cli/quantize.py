@@ -50,7 +50,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     flag("--data", help="for gptq, awq: a text file, or a text of `wlab data list`")
     flag("--context", type=number(int, 1), default=128, help="for gptq, awq: tokens a window [128]")
     flag("--windows", type=number(int, 1), default=64, help="for gptq, awq: how many [64]")
-    flag("--resume", type=Path, metavar="FOLDER", help="gptq: keep each block that is done, go on")
+    flag("--resume", type=Path, metavar="FOLDER", help="for gptq, awq: keep blocks that are done")
     weight_files.arguments(parser)
     shelf.places(parser)
     parser.set_defaults(usage_error=parser.error)
@@ -103,8 +103,8 @@ def _refuse_misuse(args: argparse.Namespace) -> None:
         args.usage_error(f"GGUF files take ggml_q4_0 to ggml_q6_k, not {args.format}.")
     if (args.method in BY_TEXT) != (args.data is not None):
         args.usage_error("--method gptq and awq take --data, a text to read; nothing else does.")
-    if args.resume is not None and args.method != "gptq":
-        args.usage_error("--resume goes with --method gptq: the others take minutes.")
+    if args.resume is not None and args.method not in BY_TEXT:
+        args.usage_error("--resume goes with --method gptq and awq: the others take minutes.")
     if args.target.exists() and not args.force and not args.dry_run:
         raise FileExistsError(f"{args.target} is there: --force replaces it.")
 

@@ -26,12 +26,8 @@ def by_gptq(args: argparse.Namespace, source: Opened, choices: Mapping[str, Any]
             is no matrix, naming it.
     """
     from wlab import quantization
-    from wlab.checkpoint import finished_in
 
-    stages = _blocks(source.network, choices)
-    finished = None if args.resume is None else finished_in(args.resume)
-    method = partial(quantization.gptq, stages=[*stages], finished=finished)
-    return _codes_of(_run(method, args, source, choices, turns=len(stages)))
+    return _codes_of(_run(quantization.gptq, args, source, choices))
 
 
 def _blocks(network: Any, choices: Mapping[str, Any]) -> list[str]:
@@ -48,7 +44,8 @@ def by_awq(
 ) -> tuple[Opened, Method]:
     """The network with the same outputs whose weights lose less when rounded, and these rounded.
 
-    Ranges are cut where scales span the inputs of an output, as the paper's program does.
+    Block by block, as `by_gptq`. Ranges are cut where scales span the inputs of an output, as the
+    paper's program does.
 
     Raises:
         ValueError: As `by_gptq`.
@@ -69,14 +66,10 @@ def _codes_of(found: Any) -> Method:
 
 
 def _run(
-    method: Callable[..., Any],
-    args: argparse.Namespace,
-    source: Opened,
-    choices: Mapping[str, Any],
-    *,
-    turns: int = 1,
+    method: Callable[..., Any], args: argparse.Namespace, source: Opened, choices: Mapping[str, Any]
 ) -> Any:
-    """What a method that runs the network, or its parts in turn, makes of it and the text."""
+    """What a method that comes to one block after another makes of the network and the text."""
+    from wlab.checkpoint import finished_in
     from wlab.data.progress import progress
 
     network = source.network
@@ -88,14 +81,17 @@ def _run(
             )
     batches = _batches(args, network)
     rules = [(re.escape(n), f) for n, f in choices.items() if not isinstance(f, str)]
-    with progress(f"{args.method}, the text", turns * len(batches), unit="windows") as told:
+    stages = _blocks(network, choices)
+    with progress(f"{args.method}, the text", len(stages) * len(batches), unit="windows") as told:
         done = count(1)
         return method(
             lambda params, tokens: network.model.apply(params, tokens),
             network.params,
             batches,
             [*rules, (".*", None)],
+            stages=stages,
             report=lambda stage, _: told(next(done)),
+            finished=None if args.resume is None else finished_in(args.resume),
         )
 
 

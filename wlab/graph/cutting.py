@@ -4,7 +4,7 @@ Leaves are looked at in stages, and changed after each. What a stage has to run 
 of the stages before it decide, and has not been run with them yet.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -43,13 +43,20 @@ class Segment(NamedTuple):
     gives: tuple[Any, ...]
 
 
-def segments(graph: Graph, stages: Sequence[Uses]) -> list[Segment]:
+def segments(
+    graph: Graph, stages: Sequence[Uses], along: Sequence[Collection[str]] = ()
+) -> list[Segment]:
     """What is run at each stage, if the leaves of a stage change once it is over.
 
     A stage sees the leaves of earlier ones as they have become, and its own and later ones as they
     were. Values are kept that inputs have a say in; what leaves alone decide is computed anew.
+
+    Args:
+        graph: What to cut, from `read_uncalled`.
+        stages: The uses that each looks at.
+        along: Paths of leaves that each may change besides.
     """
-    values, found = _values(graph, stages), list[Segment]()
+    values, found = _values(graph, stages, along), list[Segment]()
     for at in reversed(range(len(stages))):
         gives = found[-1].takes if found else ()
         found.append(_segment(graph, values, stages[at], at, gives))
@@ -123,12 +130,16 @@ class _Values(NamedTuple):
     order: dict[Any, int]
 
 
-def _values(graph: Graph, stages: Sequence[Uses]) -> _Values:
+def _values(graph: Graph, stages: Sequence[Uses], along: Sequence[Collection[str]]) -> _Values:
     jaxpr = graph.function.jaxpr
     leaves, inputs = jaxpr.invars[: len(graph.paths)], jaxpr.invars[len(graph.paths) :]
     places = {v: ("consts", i) for i, v in enumerate(jaxpr.constvars)}
     places |= {v: ("leaves", i) for i, v in enumerate(leaves)}
-    over = {use.path: at + 1 for at, uses in enumerate(stages) for use in uses.values()}
+    looked = [{use.path for use in uses.values()} for uses in stages]
+    over: dict[str, int] = {}
+    for paths in (looked, along):
+        for at, changing in enumerate(paths, 1):
+            over |= {path: max(at, over.get(path, 0)) for path in changing}
     final = dict.fromkeys([*jaxpr.constvars, *inputs], 0)
     final |= {v: over.get(path, 0) for v, path in zip(leaves, graph.paths, strict=True)}
     makers, fed = dict[Any, int](), set(inputs)

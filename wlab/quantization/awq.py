@@ -10,17 +10,20 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from wlab import calibration, graph, tree
-from wlab.calibration import Batches, Gram, Report
-from wlab.graph import Scaling, Statistic
-from wlab.quantization.arrays import dequantize, quantize
-from wlab.quantization.awq_core import (
-    Reader,
-    Searched,
-    awq_clip,
-    awq_scale,
-    refuse_other_axes,
+from wlab.calibration import Batches, Collected, Finished, Report
+from wlab.graph import Scaling
+from wlab.quantization.awq_core import refuse_other_axes
+from wlab.quantization.awq_stages import (
+    Options,
+    Stage,
+    applied,
+    arrays_of,
+    inputs,
+    readers_of,
+    solved,
+    stage_of,
 )
-from wlab.quantization.channels import Uses, averages, matrix_of, of_rows, uses_of
+from wlab.quantization.channels import Uses, of_rows, uses_of
 from wlab.quantization.formats import Format, check_leaf
 from wlab.quantization.qtensor import QTensor
 from wlab.quantization.ranges import RangeFn, absmax
@@ -52,27 +55,6 @@ class AWQ(NamedTuple):
     moved: list[tuple[Scaling, Float[np.ndarray, " size"]]]
 
 
-class Inputs(NamedTuple):
-    """What is kept of a leaf's inputs.
-
-    Attributes:
-        gram: XᵀX and the number of rows.
-        sizes: Σ|x|.
-    """
-
-    gram: Gram
-    sizes: Float[Array, "*batch features"]
-
-
-class _Found(NamedTuple):
-    scales: dict[str, Array]
-    powers: dict[str, list[float]]
-    unmoved: dict[str, str]
-    moved: list[tuple[Scaling, Float[np.ndarray, " size"]]]
-    matrices: dict[str, QTensor]
-    losses: dict[str, float]
-
-
 def awq(
     fn: Callable[..., Any],
     params: Params,
@@ -84,6 +66,7 @@ def awq(
     range_fn: RangeFn = absmax,
     stages: Sequence[str] = (".*",),
     report: Report = lambda stage, done: None,
+    finished: Finished | None = None,
 ) -> AWQ:
     r"""Scales inputs by a power of their mean magnitude, then rounds weights to the nearest code.
 
@@ -95,7 +78,7 @@ def awq(
     Args:
         fn: Of `params` and the arrays of a batch.
         params: Any tree.
-        batches: Tuples of the function's inputs after `params`; read once a stage.
+        batches: Tuples of the function's inputs after `params`.
         rules: Ordered `(path regex, format)`; None leaves a leaf as it is, but for a scale it may
             have to carry. Formats are of the leaf as a matrix of inputs by outputs.
         grid: How many powers are tried, from 0 on; 0 is plain rounding.
@@ -105,6 +88,8 @@ def awq(
         stages: Path regexes, in the order in which the function comes to the leaves. The leaves
             of a stage see inputs that earlier stages have already changed.
         report: Called with a stage and the number of its batches done.
+        finished: Keeps the stages that are done, as `checkpoint.finished_in(folder)`: a run that
+            was cut off goes on behind them.
 
     Raises:
         ValueError: If the rules do not fit the tree, a rule chooses a leaf that is in no product or
@@ -117,141 +102,66 @@ def awq(
     """
     formats = _formats(params, rules, grid=grid, clip=clip)
     calibration.refuse_bad_batches(batches, "awq")
-    read = graph.read(fn, params, *batches[0])
-    uses, (scalings, refused) = uses_of(read), graph.scalings(read, formats)
+    read = graph.read_uncalled(fn, params, *batches[0])
+    uses, scalings = uses_of(read), graph.scalings(read, formats)
     _refuse(params, formats, uses)
-    stage_of = tree.match([(s, s) for s in stages], [*formats], purpose="awq, stages")
-    told = _Found({}, {}, dict(refused), [], {}, {})
-    for stage in stages:
-        now = {path: formats[path] for path in formats if stage_of[path] == stage}
-        seen = calibration.collect(
-            *(fn, params, batches, _inputs()),
-            where=lambda use, now=now: use.path in now,
-            report=lambda done, stage=stage: report(stage, done),
-        )
-        for one in scalings:
-            params = _scaled(params, one, uses, now, seen, told, grid=grid, range_fn=range_fn)
-        new = {}
-        for path, format in now.items():
-            matrix, gram = matrix_of(params, uses[path]), seen[path].gram.products
-            values, q, loss = _written(matrix, gram, format, clip=clip, range_fn=range_fn)
-            told.matrices[path], told.losses[path] = q, loss
-            dtype = tree.leaves(params)[path].dtype
-            new[path] = graph.from_matrix(uses[path], values.astype(dtype))
-        params = tree.replace(params, new)
-    return AWQ(params, told.matrices, told.losses, *told[:4])
+    paths = calibration.staged(stages, [*formats], "awq")
+    formats_in = {stage: {path: formats[path] for path in paths[stage]} for stage in paths}
+    due, late = _due(scalings.found, paths)
+    options, keeper, of = Options(grid, clip, range_fn), finished, ""
+    if keeper is not None:
+        of = calibration.fingerprint(params, batches, "awq", formats, paths, *options)
+    told = AWQ(params, {}, {}, {}, {}, dict(scalings.refused) | late, [])
+
+    def take(params: Params, stage: str, done: Stage) -> Params:
+        for one, s, power in zip(due[stage], done.factors, done.powers, strict=True):
+            for path in readers_of(one, formats_in[stage]):
+                told.scales[path] = jnp.asarray(of_rows(one, uses[path], s))
+                told.powers[path] = power.tolist()
+            told.moved.append((one, s))
+        told.matrices.update(done.codes)
+        told.losses.update(done.losses)
+        return applied(params, due[stage], uses, done)
+
+    def known(params: Params, stage: str) -> Params | None:
+        arrays = None if keeper is None else keeper.load(stage, of)
+        if arrays is None:
+            return None
+        return take(params, stage, stage_of(arrays, params, due[stage], uses, formats_in[stage]))
+
+    def changed(params: Params, stage: str, seen: Collected) -> Params:
+        done = solved(params, due[stage], uses, formats_in[stage], seen, options)
+        if keeper is not None:
+            keeper.save(stage, of, arrays_of(done))
+        return take(params, stage, done)
+
+    params = calibration.in_stages(
+        *(read, params, batches, inputs(), paths, changed, report),
+        known=known,
+        along={stage: [p.path for one in due[stage] for p in one.parts] for stage in paths},
+    )
+    return told._replace(params=params)
 
 
-def _inputs() -> Statistic:
-    gram = calibration.gram()
-
-    def measure(x: Array) -> Inputs:
-        return Inputs(gram.measure(x), jnp.sum(jnp.abs(x.astype(jnp.float32)), axis=-2))
-
-    return Statistic(measure)
-
-
-def _scaled(
-    params: Params,
-    one: Scaling,
-    uses: Uses,
-    now: Mapping[str, Format],
-    seen: dict[str, Inputs],
-    told: _Found,
-    **options: Any,
-) -> Params:
-    """With the best factors of one scaling, and what was seen as it is then."""
-    readers = [part.path for part in one.consumers if part.path in now]
-    if not readers:
-        return params
-    late = [part.path for part in one.parts if part.path in told.matrices]
-    if late:
-        reason = f"{late[0]!r}, which would have to be scaled, was rounded in an earlier stage."
-        told.unmoved.update(dict.fromkeys(readers, reason))
-        return params
-    found = _searched(params, one, uses, {path: now[path] for path in readers}, seen, **options)
-    s = np.asarray(found.scale).reshape(-1)
-    for path in readers:
-        rows = of_rows(one, uses[path], s)
-        seen[path] = _divided(seen[path], rows)
-        told.scales[path] = jnp.asarray(rows)
-        told.powers[path] = np.asarray(found.power).tolist()
-    told.moved.append((one, s))
-    return graph.rescale(params, one, s)
-
-
-@jax.jit
-def _divided(seen: Inputs, rows: Array) -> Inputs:
-    """What is seen of inputs that are divided by the factors of their rows."""
-    products = seen.gram.products / (rows[..., :, None] * rows[..., None, :])
-    return Inputs(seen.gram._replace(products=products), seen.sizes / rows)
-
-
-def _searched(
-    params: Params,
-    one: Scaling,
-    uses: Uses,
-    formats: Mapping[str, Format],
-    seen: Mapping[str, Inputs],
-    **options: Any,
-) -> Searched:
-    """The best factors of each turn of the loops."""
-    size, readers = one.size // one.turns, []
-    starts = size * np.arange(one.turns).reshape(-1, 1, 1)
-    for path in formats:
-        rows = graph.rows(one, uses[path])
-        rows = rows.reshape(one.turns, -1, rows.shape[-1])
-        own = np.where(rows > 0, rows - starts, 0)
-        readers.append((matrix_of(params, uses[path]), seen[path].gram.products, own))
-    means = {
-        path: np.asarray(seen[path].sizes) / np.asarray(seen[path].gram.rows)[..., None]
-        for path in formats
-    }
-    mean = averages(one, uses, means).reshape(one.turns, size)
-    return _search(readers, mean, formats=tuple(formats.values()), **options)
-
-
-@partial(jax.jit, static_argnames=("formats", "grid", "range_fn"))
-def _search(
-    readers: Sequence[tuple[Array, Array, Array]],
-    mean: Array,
-    *,
-    formats: tuple[Format, ...],
-    **options: Any,
-) -> Searched:
-    """Turn by turn."""
-    turns = [
-        Reader(*(x.reshape(*rows.shape[:2], *x.shape[-2:]) for x in arrays), rows=rows)
-        for *arrays, rows in readers
-    ]
-    return jax.lax.map(lambda turn: awq_scale(turn[0], formats, turn[1], **options), (turns, mean))
-
-
-def _written(
-    matrix: Array, gram: Array, format: Format, **options: Any
-) -> tuple[Array, QTensor, float]:
-    """A leaf's matrices rounded: their values, their codes, and what was lost."""
-    values, q, lost, had = _round(matrix, gram, format=format, **options)
-    return values, q, float(lost) / float(had) if had else 0.0
-
-
-@partial(jax.jit, static_argnames=("format", "clip", "range_fn"))
-def _round(
-    matrix: Array, gram: Array, *, format: Format, clip: bool, range_fn: RangeFn
-) -> tuple[Array, QTensor, Array, Array]:
-    def one(pair: tuple[Array, Array]) -> tuple[Array, QTensor, Array, Array]:
-        kernel, products = pair
-        cut = awq_clip(kernel, products, format, range_fn=range_fn) if clip else kernel
-        q = quantize(cut, format, range_fn=range_fn)
-        values = dequantize(q)
-        lost, had = (calibration.energy(x, products) for x in (kernel - values, kernel))
-        return values, q, lost, had
-
-    if matrix.ndim == 2:
-        return one((matrix, gram))
-    batch = (x.reshape(-1, *x.shape[-2:]) for x in (matrix, gram))
-    values, q, lost, had = jax.lax.map(one, tuple(batch))
-    return values.reshape(matrix.shape), q, jnp.sum(lost), jnp.sum(had)
+def _due(
+    scalings: Sequence[Scaling], stages: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, list[Scaling]], dict[str, str]]:
+    """The scalings of each stage; and of leaves that are too late for theirs, why, by path."""
+    at = {path: i for i, paths in enumerate(stages.values()) for path in paths}
+    due: dict[str, list[Scaling]] = {stage: [] for stage in stages}
+    unmoved: dict[str, str] = {}
+    for one in scalings:
+        for i, (stage, paths) in enumerate(stages.items()):
+            readers = [part.path for part in one.consumers if part.path in paths]
+            late = [part.path for part in one.parts if at.get(part.path, i) < i]
+            if readers and late:
+                reason = (
+                    f"{late[0]!r}, which would have to be scaled, was rounded in an earlier stage."
+                )
+                unmoved |= dict.fromkeys(readers, reason)
+            elif readers:
+                due[stage].append(one)
+    return due, unmoved
 
 
 def _formats(

@@ -18,7 +18,7 @@ from wlab import tree
 from wlab.quantization.format_fields import format_fields, format_of
 from wlab.quantization.formats import Format
 from wlab.quantization.packing import packed_length
-from wlab.quantization.qtensor import QTensor, check, is_qtensor, zero_dtype
+from wlab.quantization.qtensor import PARTS, QTensor, check, is_qtensor, zero_dtype
 from wlab.quantization.scales import storage
 from wlab.tree.paths import Tree
 
@@ -27,7 +27,6 @@ Schema: TypeAlias = dict[str, Any]
 of the array, and its `groups`: `axis`, `size`, and the size of the `last` one."""
 
 FORM, VERSION = "quantized", 1
-PARTS = ("codes", "scale", "zero_point", "outer")
 _FIELDS = ("form", "version", "format", "shape", "dtype", "groups")
 _MAX_DIMS, _MAX_SIZE = 32, 2**56  # NumPy 1 and 2 take these; files claim more
 

@@ -14,7 +14,7 @@ from wlab.calibration import Batches, Finished, Gram, Report, Told
 from wlab.quantization.arrays import dequantize
 from wlab.quantization.formats import Format, check_leaf
 from wlab.quantization.gptq_core import Groups, Rounded, activity_order, gptq_core
-from wlab.quantization.qtensor import QTensor
+from wlab.quantization.qtensor import PARTS, QTensor
 from wlab.quantization.ranges import RangeFn, absmax
 from wlab.transform import Params
 
@@ -119,20 +119,19 @@ def gptq(
 
 def _written(told: tuple[QTensor, float]) -> dict[str, Any]:
     q, loss = told
-    return {part: getattr(q, part) for part in _PARTS} | {"loss": np.float64(loss)}
+    return {part: getattr(q, part) for part in PARTS} | {"loss": np.float64(loss)}
 
 
 def _read(
     path: str, old: Array, new: Array, arrays: Mapping[str, Any], format: Format
 ) -> tuple[QTensor, float]:
     del path, new
-    parts = {part: jnp.asarray(arrays[part]) if part in arrays else None for part in _PARTS}
+    parts = {part: jnp.asarray(arrays[part]) if part in arrays else None for part in PARTS}
     q = QTensor(**parts, format=format, length=old.shape[-1], dtype="float32")
     return q, float(arrays["loss"])
 
 
-_PARTS = ("codes", "scale", "zero_point", "outer")
-_TOLD = Told((*_PARTS, "loss"), _written, _read)
+_TOLD = Told((*PARTS, "loss"), _written, _read)
 
 
 def _stacked(parts: Sequence[Array], ndim: int) -> Array:

@@ -11,10 +11,12 @@ from wlab.quantization.formats import Format
 from wlab.quantization.packing import packed_length
 from wlab.quantization.scales import storage
 
+PARTS = ("codes", "scale", "zero_point", "outer")  # the children of a QTensor
+
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=("codes", "scale", "zero_point", "outer"),
+    data_fields=PARTS,
     meta_fields=("format", "length", "dtype"),
 )
 @dataclass(frozen=True)
