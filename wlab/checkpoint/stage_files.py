@@ -12,7 +12,7 @@ from wlab.checkpoint.steps import PathLike
 
 
 def finished_in(folder: PathLike) -> Finished:
-    """Keeps what `wanda`, `sparsegpt` and `gptq` have done, stage by stage, for `finished=`.
+    """Keeps what `wanda`, `sparsegpt`, `gptq` and `awq` have done, by stage, for `finished=`.
 
     A run that was cut off and is called again with the same arguments goes on behind the last
     stage that is whole: inputs are handed on through those before it, nothing is solved again.
