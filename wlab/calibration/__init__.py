@@ -12,6 +12,7 @@ from wlab.calibration.compensating import Compensated as Compensated
 from wlab.calibration.compensating import RowGrid as RowGrid
 from wlab.calibration.compensating import RowGrids as RowGrids
 from wlab.calibration.compensating import compensated as compensated
+from wlab.calibration.finished import NOWHERE as NOWHERE
 from wlab.calibration.finished import Finished as Finished
 from wlab.calibration.finished import Told as Told
 from wlab.calibration.finished import fingerprint as fingerprint

@@ -108,9 +108,9 @@ def awq(
     paths = calibration.staged(stages, [*formats], "awq")
     formats_in = {stage: {path: formats[path] for path in paths[stage]} for stage in paths}
     due, late = _due(scalings.found, paths)
-    options, keeper, of = Options(grid, clip, range_fn), finished, ""
-    if keeper is not None:
-        of = calibration.fingerprint(params, batches, "awq", formats, paths, *options)
+    options, keeper = Options(grid, clip, range_fn), finished or calibration.NOWHERE
+    asked = (params, batches, "awq", formats, paths, *options)
+    of = "" if finished is None else calibration.fingerprint(*asked)
     told = AWQ(params, {}, {}, {}, {}, dict(scalings.refused) | late, [])
 
     def take(params: Params, stage: str, done: Stage) -> Params:
@@ -124,15 +124,14 @@ def awq(
         return applied(params, due[stage], uses, done)
 
     def known(params: Params, stage: str) -> Params | None:
-        arrays = None if keeper is None else keeper.load(stage, of)
+        arrays = keeper.load(stage, of)
         if arrays is None:
             return None
         return take(params, stage, stage_of(arrays, params, due[stage], uses, formats_in[stage]))
 
     def changed(params: Params, stage: str, seen: Collected) -> Params:
         done = solved(params, due[stage], uses, formats_in[stage], seen, options)
-        if keeper is not None:
-            keeper.save(stage, of, arrays_of(done))
+        keeper.save(stage, of, arrays_of(done))
         return take(params, stage, done)
 
     params = calibration.in_stages(
