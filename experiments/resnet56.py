@@ -61,10 +61,12 @@ def trained(
     tuning: Tuning,
     *,
     directory: Path | None = None,
+    teacher: Net | None = None,
 ) -> Net:
     """After more steps on images mirrored and moved at random, seen through a transform.
 
-    Under a directory it is saved as it goes, and goes on when it is called again.
+    Under a directory it is saved as it goes, and goes on when it is called again. With a teacher it
+    learns what that says of each image, as probabilities, instead of the labels.
     """
 
     run = in_parts(net.train)
@@ -73,7 +75,11 @@ def trained(
         images = _cropped(batch["image"].astype(jnp.float32) / 255, key)
         logits, state = run({"params": params, "state": state}, images)
         sums = training.cross_entropy_sums(logits, batch["label"], jnp.ones(len(logits)))
-        return sums["loss"], (jnp.float32(len(logits)), state, {"error": sums["error"]})
+        told = sums["loss"]
+        if teacher is not None:
+            said = jax.nn.softmax(teacher.use(teacher.leaves, images)[0])
+            told = jnp.sum(optax.softmax_cross_entropy(logits, said))
+        return told, (jnp.float32(len(logits)), state, {"error": sums["error"]})
 
     rates = training.warmup_cosine(tuning.rate, warmup=tuning.steps // 20, steps=tuning.steps)
     tx = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(rates, 0.9, nesterov=True))

@@ -5,8 +5,10 @@ channel; and stories15M, every kernel of its blocks in 3 bits in groups of 128 i
 training: to the nearest code, with the grid ending at the largest weight or where the squared error
 is least, and by GPTQ from both ends. Trained on with rounded weights: straight through, and with
 learned scales (LSQ). A twin in float32 is trained on equally long, so that nobody takes for the
-method what more training does to any network. stories15M is calibrated, trained and judged on
-stories that it told itself in float32 at temperature 1, each on others.
+method what more training does to any network. With `--taught` all of them learn, instead of labels,
+the probabilities that the network gave as it came (Hinton et al. 2015, arXiv:1503.02531).
+stories15M is calibrated, trained and judged on stories that it told itself in float32 at
+temperature 1, each on others.
 
 Run     python -m experiments.quantization.qat_recovery
 Cost    not measured on CPUs; a run that is cut off goes on within its figure
@@ -55,6 +57,9 @@ class Config:
     test: int = field(default=0, metadata={"help": "to judge on; 0: 10,000 images, 51,200 tokens"})
     rates: str = field(default="0.01,0.0001", metadata={"help": "at the peak, of each network"})
     steps: str = field(default="390,512", metadata={"help": "of 128 images, of 16 windows"})
+    taught: bool = field(
+        default=False, metadata={"help": "train on what the float32 network says, not on labels"}
+    )
 
 
 class Seen(NamedTuple):
@@ -204,7 +209,10 @@ def _photographs(config: Config, directory: Path) -> Subject:
 
     def train(weights: WeightTransform, cell: Cell) -> Seen:
         tuning, folder = resnet56.Tuning(steps, 128, rate, cell.seed), cell.folder(directory)
-        leaves = resnet56.trained(net, weights, sets.train, tuning, directory=folder).leaves
+        teacher = net if config.taught else None
+        leaves = resnet56.trained(
+            net, weights, sets.train, tuning, directory=folder, teacher=teacher
+        ).leaves
         return Seen(leaves["params"], leaves["state"])
 
     def judge(seen: Seen) -> float:
@@ -246,6 +254,10 @@ def _told_on(
         tokens = batch["tokens"]
         logits = read.network.model.apply(params, tokens)[:, :-1]
         flat = logits.reshape(-1, logits.shape[-1])
+        if config.taught:
+            said = jax.nn.softmax(read.network.model.apply(read.network.params, tokens)[:, :-1])
+            told = jnp.sum(optax.softmax_cross_entropy(flat, said.reshape(flat.shape)))
+            return told, (jnp.float32(len(flat)), state, {})
         sums = training.cross_entropy_sums(flat, tokens[:, 1:].reshape(-1), jnp.ones(len(flat)))
         return sums["loss"], (jnp.float32(len(flat)), state, {})
 
