@@ -12,6 +12,7 @@ import optax
 
 from experiments.fitting import fit
 from experiments.parts import in_parts
+from experiments.teaching import taught_sum
 from wlab import data, pretrained, training
 from wlab.transform import Params, WeightTransform
 
@@ -77,8 +78,7 @@ def trained(
         sums = training.cross_entropy_sums(logits, batch["label"], jnp.ones(len(logits)))
         told = sums["loss"]
         if teacher is not None:
-            said = jax.nn.softmax(teacher.use(teacher.leaves, images)[0])
-            told = jnp.sum(optax.softmax_cross_entropy(logits, said))
+            told = taught_sum(logits, teacher.use(teacher.leaves, images)[0])
         return told, (jnp.float32(len(logits)), state, {"error": sums["error"]})
 
     rates = training.warmup_cosine(tuning.rate, warmup=tuning.steps // 20, steps=tuning.steps)

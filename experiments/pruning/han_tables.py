@@ -98,7 +98,7 @@ def run(config: Config, directory: Path) -> dict[str, Any]:
     for name in config.networks.split(","):
         if name not in NETWORKS:
             raise ValueError(f"no network {name!r}; there are {', '.join(NETWORKS)}.")
-        found[name] = _measured(NETWORKS[name], config, dataset, shown, directory / name)
+        found[name] = _measured(name, config, dataset, shown, directory)
     return found
 
 
@@ -132,12 +132,13 @@ def _show(name: str, found: dict[str, Any]) -> str:
 
 
 def _measured(
-    network: Network, config: Config, dataset: data.Dataset, shown: Images, directory: Path
+    name: str, config: Config, dataset: data.Dataset, shown: Images, directory: Path
 ) -> dict[str, Any]:
+    network = NETWORKS[name]
     model = network.model(shown.validation[0].shape[1], dataset.classes)
     kept = {}
     for kind, weights in _kinds(network, config).items():
-        path = directory.with_name(f"{directory.name}-{kind.replace(' ', '-')}.npz")
+        path = directory / f"{name}-{kind.replace(' ', '-')}.npz"
         if not path.exists():
             outcome = _trained(model, weights, config, shown, dataset.peak)
             first = jax.tree.map(lambda x: np.asarray(x[0]), outcome.final)

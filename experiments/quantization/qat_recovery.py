@@ -32,6 +32,7 @@ from experiments import resnet56, runner
 from experiments.fitting import fit
 from experiments.kept import kept
 from experiments.pruning.texts import KERNELS, Reading, stories
+from experiments.teaching import taught_sum
 from wlab import data, quantization, training, tree
 from wlab.calibration import Batches
 from wlab.quantization import Format, integer
@@ -249,17 +250,20 @@ def _told_on(
     steps, rate = _of(config, 1)
     rows = np.concatenate([read.calibration(_TEXTS + i) for i in range(config.draws)])
 
+    def said(params: Params, tokens: Any) -> jax.Array:
+        logits = read.network.model.apply(params, tokens)[:, :-1]
+        return logits.reshape(-1, logits.shape[-1])
+
     def loss(params: Params, state: Any, batch: Any, key: Any) -> Any:
         del key
         tokens = batch["tokens"]
-        logits = read.network.model.apply(params, tokens)[:, :-1]
-        flat = logits.reshape(-1, logits.shape[-1])
+        flat = said(params, tokens)
         if config.taught:
-            said = jax.nn.softmax(read.network.model.apply(read.network.params, tokens)[:, :-1])
-            told = jnp.sum(optax.softmax_cross_entropy(flat, said.reshape(flat.shape)))
-            return told, (jnp.float32(len(flat)), state, {})
-        sums = training.cross_entropy_sums(flat, tokens[:, 1:].reshape(-1), jnp.ones(len(flat)))
-        return sums["loss"], (jnp.float32(len(flat)), state, {})
+            told = taught_sum(flat, said(read.network.params, tokens))
+        else:
+            labels = tokens[:, 1:].reshape(-1)
+            told = training.cross_entropy_sums(flat, labels, jnp.ones(len(flat)))["loss"]
+        return told, (jnp.float32(len(flat)), state, {})
 
     rates = training.warmup_cosine(rate, warmup=steps // 20, steps=steps)
     tx = optax.adam(rates, b2=0.95)

@@ -2,19 +2,11 @@
 
 from pathlib import Path
 
-import jax
 import pytest
 
 from experiments.pruning import han_tables
 
-
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """optax 0.2.8 raises a float to an int32 count."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-
-
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 CONFIG = han_tables.Config("digits", "lenet-300-100", seeds=2, steps=40, rounds=2, retrain=30)
 
 

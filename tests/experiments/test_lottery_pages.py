@@ -3,19 +3,13 @@
 import itertools
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 from experiments import chart
 from experiments.lottery import connectivity, lenet_mnist
 
-
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """optax 0.2.8 raises a float to an int32 count."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def test_a_chart_is_a_picture_beside_the_result(tmp_path: Path):

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,12 +10,7 @@ from experiments import resnet56
 from experiments.resnet56 import Net, Tuning
 from wlab.transform import identity
 
-
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """optax 0.2.8 raises a float to an int32 count."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def brightness(leaves, images):

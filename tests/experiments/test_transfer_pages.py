@@ -17,11 +17,7 @@ from wlab import transfer, tree
 CLASSES, WIDTH = 4, 6
 
 
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """optax 0.2.8 raises a float to an int32 count."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def toy(examples: int = 400, seed: int = 0) -> Task:

@@ -28,8 +28,9 @@ def looped_convolution(
 
         nnx.Conv(20, 50, (5, 5), conv_general_dilated=looped_convolution, rngs=rngs)
 
-    What it cannot do that JAX's can: forward-mode derivatives, and batches that lie on more than
-    one device of a mesh. Strides, dilations and groups are left to JAX, as slow as they are.
+    What it cannot do that JAX's can: forward-mode derivatives, gradients of batches that are split
+    over a mesh of explicit axes, or in `shard_map` with `check_vma`. Strides, dilations and groups
+    are left to JAX, as slow as they are.
 
     Args:
         lhs: The maps.

@@ -12,11 +12,12 @@ from jaxtyping import Array, Float
 from wlab import calibration, graph, tree
 from wlab.calibration import Gram
 from wlab.graph import Scaling, Statistic
+from wlab.quantization import kept_codes
 from wlab.quantization.arrays import dequantize, quantize
 from wlab.quantization.awq_core import Reader, Searched, awq_clip, awq_scale
 from wlab.quantization.channels import Uses, averages, matrix_of, of_rows
 from wlab.quantization.formats import Format
-from wlab.quantization.qtensor import PARTS, QTensor
+from wlab.quantization.qtensor import QTensor
 from wlab.quantization.ranges import RangeFn
 from wlab.transform import Params
 
@@ -125,9 +126,8 @@ def arrays_of(stage: Stage) -> dict[str, Any]:
     for i, (s, power) in enumerate(zip(stage.factors, stage.powers, strict=True)):
         found |= {f"factors:{i}": s, f"powers:{i}": power}
     for path, q in stage.codes.items():
-        parts = {f"{part}:{path}": getattr(q, part) for part in PARTS}
-        found |= {name: x for name, x in parts.items() if x is not None}
-        found[f"loss:{path}"] = np.float64(stage.losses[path])
+        parts = kept_codes.written(q, stage.losses[path])
+        found |= {f"{name}:{path}": x for name, x in parts.items() if x is not None}
     return found
 
 
@@ -139,17 +139,17 @@ def stage_of(
     formats: Mapping[str, Format],
 ) -> Stage:
     """The stage that `arrays_of` was given."""
-    leaves, codes = tree.leaves(params), {}
+    leaves, codes, losses = tree.leaves(params), {}, {}
     for path, format in formats.items():
-        parts = {part: arrays.get(f"{part}:{path}") for part in PARTS}
-        held = {part: None if x is None else jnp.asarray(x) for part, x in parts.items()}
+        named = {name: f"{name}:{path}" for name in kept_codes.NAMES}
+        parts = {name: arrays[key] for name, key in named.items() if key in arrays}
         matrix = jax.eval_shape(partial(graph.to_matrix, uses[path]), leaves[path])
-        codes[path] = QTensor(**held, format=format, length=matrix.shape[-1], dtype="float32")
+        codes[path], losses[path] = kept_codes.read(parts, format, matrix.shape[-1])
     factors, powers = (
         [np.asarray(arrays[f"{name}:{i}"]) for i in range(len(due))]
         for name in ("factors", "powers")
     )
-    return Stage(factors, powers, codes, {p: float(arrays[f"loss:{p}"]) for p in formats})
+    return Stage(factors, powers, codes, losses)
 
 
 @jax.jit

@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from wlab import calibration, tree
 from wlab.calibration import Batches, Finished, Gram, Report, Told
+from wlab.quantization import kept_codes
 from wlab.quantization.arrays import dequantize
 from wlab.quantization.formats import Format, check_leaf
 from wlab.quantization.gptq_core import Groups, Rounded, activity_order, gptq_core
-from wlab.quantization.qtensor import PARTS, QTensor
+from wlab.quantization.qtensor import QTensor
 from wlab.quantization.ranges import RangeFn, absmax
 from wlab.transform import Params
 
@@ -117,21 +117,14 @@ def gptq(
     return GPTQ(rounded, *({path: of[i] for path, of in told.items()} for i in (0, 1)))
 
 
-def _written(told: tuple[QTensor, float]) -> dict[str, Any]:
-    q, loss = told
-    return {part: getattr(q, part) for part in PARTS} | {"loss": np.float64(loss)}
-
-
 def _read(
     path: str, old: Array, new: Array, arrays: Mapping[str, Any], format: Format
 ) -> tuple[QTensor, float]:
     del path, new
-    parts = {part: jnp.asarray(arrays[part]) if part in arrays else None for part in PARTS}
-    q = QTensor(**parts, format=format, length=old.shape[-1], dtype="float32")
-    return q, float(arrays["loss"])
+    return kept_codes.read(arrays, format, old.shape[-1])
 
 
-_TOLD = Told((*PARTS, "loss"), _written, _read)
+_TOLD = Told(kept_codes.NAMES, lambda told: kept_codes.written(*told), _read)
 
 
 def _stacked(parts: Sequence[Array], ndim: int) -> Array:
