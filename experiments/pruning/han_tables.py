@@ -74,11 +74,7 @@ NETWORKS = {
         (1.64, 1.59, 22_000),
     ),
     "lenet-5": Network(
-        lambda pixels, classes: models.lenet5(
-            int(pixels**0.5),
-            classes=classes,
-            conv_general_dilated=models.looped_convolution,
-        ),
+        lambda pixels, classes: models.lenet5(int(pixels**0.5), classes=classes),
         (
             Layer("conv1/kernel", 0.66, 66, 66),
             Layer("conv2/kernel", 0.12, 12, 10),

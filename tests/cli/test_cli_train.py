@@ -17,7 +17,7 @@ from wlab import checkpoint, training, tree
 from wlab.cli.main import main
 from wlab.cli.recipe import build
 from wlab.cli.train import RATES
-from wlab.data import Dataset, digits
+from wlab.data import digits
 
 EVERYTHING = ["--density", "0.2", "--bits", "4", "--ema", "0.9", "--accumulate", "2", "--bf16"]
 EVERYTHING += ["--clip", "1", "--schedule", "wsd", "--mesh", "data=4,model=2", "--fsdp"]
@@ -152,37 +152,13 @@ def test_the_modes_train_the_same_weights(tmp_path, capsys):
             np.testing.assert_allclose(found[mode][path], leaf, rtol=2e-4, atol=2e-6)
 
 
-def large_digits() -> Dataset:
-    """Of a size that LeNet-5 takes."""
-    dataset = digits()
-    image = np.zeros((len(dataset.train["label"]), 16, 16), np.uint8)
-    return Dataset({**dataset.train, "image": image}, dataset.test, "padded", 10)
-
-
-@pytest.mark.parametrize(
-    ("devices", "accumulate", "own"), [(1, 2, True), (1, 1, False), (8, 2, False)]
-)
-def test_microbatches_on_one_device_have_convolutions_for_loops(
-    devices, accumulate, own, monkeypatch
-):
-    monkeypatch.setattr(jax, "device_count", lambda: devices)
-    parts = build(
-        Namespace(**DEFAULTS | {"model": "lenet-5", "accumulate": accumulate}), large_digits()
-    )
-    params = jax.eval_shape(parts.init, jax.random.key(0))
-    batch = {
-        "image": np.zeros((2, 16, 16), np.uint8),
-        "label": np.zeros(2, int),
-        "weight": np.ones(2),
-    }
-    traced = jax.make_jaxpr(parts.metric_fn)(params, {}, batch)
-    assert ("custom_vjp" in str(traced)) == own
-
-
 @pytest.mark.parametrize("optimizer", RATES)
 @pytest.mark.parametrize("model", ["lenet-300-100", "lenet-5"])
 def test_every_named_optimizer_makes_a_step_that_keeps_the_states_types(optimizer, model):
-    dataset = digits() if model == "lenet-300-100" else large_digits()
+    dataset = digits()
+    if model == "lenet-5":
+        image = np.zeros((len(dataset.train["label"]), 16, 16), np.uint8)
+        dataset = type(dataset)({**dataset.train, "image": image}, dataset.test, "padded", 10)
     flags = Namespace(**DEFAULTS | {"optimizer": optimizer, "model": model, "density": 0.5})
     parts = build(flags, dataset)
 

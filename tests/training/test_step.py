@@ -1,3 +1,6 @@
+import re
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import toy
 
 import wlab
 from wlab import training
+from wlab.models import lenet5
 
 SEEN_AS_STORED = wlab.identity()
 
@@ -130,6 +134,34 @@ def test_an_average_needs_both_halves():
         )
     with pytest.raises(ValueError, match="keeps no average"):
         training.params_of(toy.begin(wlab.identity(), tx), wlab.identity(), average=True)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about XLA's code for CPUs")
+@pytest.mark.parametrize("loop", ["microbatches", "members", "steps"])
+def test_loops_convolve_with_channels_last(loop: str):
+    model, tx = lenet5(16), optax.sgd(0.1)
+
+    def loss(params, model_state, batch, key):
+        del key
+        out = model.apply(params, batch["image"])
+        return jnp.sum(out**2), (jnp.float32(len(out)), model_state, {})
+
+    def create(key):
+        return training.init_state(model.init(key), SEEN_AS_STORED, tx, key=key)
+
+    step = training.make_step(
+        loss, SEEN_AS_STORED, tx, accumulate=2 if loop == "microbatches" else 1
+    )
+    state, batch = create(jax.random.key(0)), {"image": jnp.ones((4, 256))}
+    run = step
+    if loop == "members":
+        state = training.create_population(create, jax.random.split(jax.random.key(0), 2))
+        run = training.population(step, 2, devices=jax.devices()[:1])
+    elif loop == "steps":
+        run = partial(jax.lax.scan, step)
+        batch = {"image": jnp.ones((2, 4, 256))}
+    text = jax.jit(run).lower(state, batch).compile().as_text()
+    assert set(re.findall(r"dim_labels=(\w+->\w+)", text)) == {"b01f_01io->b01f"}
 
 
 @pytest.mark.parametrize("bad", [{"accumulate": 0}, {"ema": 1.0}])

@@ -70,10 +70,7 @@ def build(flags: argparse.Namespace, dataset: Dataset) -> Parts:
 def _network(flags: argparse.Namespace, dataset: Dataset) -> models.Model:
     shape = dataset.train["image"].shape[1:]
     if flags.model == "lenet-5":
-        looped = flags.accumulate > 1 and jax.device_count() == 1  # microbatches are a loop
-        convolve = models.looped_convolution if looped else jax.lax.conv_general_dilated
-        channels = int(np.prod(shape[2:]))
-        return models.lenet5(shape[0], channels, dataset.classes, conv_general_dilated=convolve)
+        return models.lenet5(shape[0], int(np.prod(shape[2:])), dataset.classes)
     return models.lenet_300_100(int(np.prod(shape)), dataset.classes)
 
 

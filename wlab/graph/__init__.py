@@ -5,7 +5,7 @@ over, kept, looked up or looped over. `capture` runs the function and keeps a st
 leaf is multiplied with; `segments` cuts it where leaves become final, stage by stage. `replace`
 computes chosen products by operations of the caller's, with packed codes or factors in a leaf's
 place. `groups` finds which slices of which leaves live and die together, and `shrink` the smaller
-function and tree without some of them.
+function and tree without some of them. `channels_last` runs convolutions as CPUs want them.
 """
 
 from wlab.graph.axes import Atom as Atom
@@ -13,6 +13,7 @@ from wlab.graph.capturing import Statistic as Statistic
 from wlab.graph.capturing import capture as capture
 from wlab.graph.capturing import captured as captured
 from wlab.graph.capturing import products as products
+from wlab.graph.channels_last import channels_last as channels_last
 from wlab.graph.costs import Cost as Cost
 from wlab.graph.costs import costs as costs
 from wlab.graph.costs import multiply_adds as multiply_adds

@@ -28,6 +28,11 @@ def opened(jaxpr: Any) -> Opened:
     return Opened(getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ()))
 
 
+def closed_as(held: Any, new: Any) -> Any:
+    """A jaxpr without constants, in the form in which an equation holds another."""
+    return new if hasattr(held, "jaxpr") else getattr(new, "jaxpr", new)
+
+
 def called(equation: Any) -> Opened | None:
     """The function that an equation calls once with its own operands; None if it is no call."""
     if equation.primitive.name not in CALLS:

@@ -15,7 +15,6 @@ from wlab.models.generation import sample as sample
 from wlab.models.lenet5 import lenet5 as lenet5
 from wlab.models.llama import LlamaConfig as LlamaConfig
 from wlab.models.llama import llama as llama
-from wlab.models.looped import looped_convolution as looped_convolution
 from wlab.models.lstm import Carry as Carry
 from wlab.models.lstm import LSTMConfig as LSTMConfig
 from wlab.models.lstm import lstm as lstm

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from wlab.graph import channels_last
 from wlab.training.state import TrainState
 from wlab.transform import Key, Params, WeightTransform
 
@@ -46,11 +47,12 @@ def gradient_sums(
     # Varying weights make the gradients local: one explicit sum follows.
     stored, model_state = _vary((stored, model_state), axis)
     seen, pull = jax.vjp(lambda s: _vary(weights.view(s, state.weights, state.step), axis), stored)
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    if jax.default_backend() == "cpu":  # a population or `accumulate` puts it into a loop
+        value_and_grad = channels_last(value_and_grad)
 
     def one(model_state: Any, batch: Batch, key: Key) -> Sums:
-        (loss, aux), seen_grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            seen, model_state, batch, key
-        )
+        (loss, aux), seen_grads = value_and_grad(seen, model_state, batch, key)
         weight, model_state, metrics = aux
         grads = seen_grads if weights.needs_grads else pull(seen_grads)[0]
         if weights.project is not None:

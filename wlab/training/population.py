@@ -45,7 +45,7 @@ def population(
     the last member, whose results are dropped. Inside a device members run one after another
     ("map", best where one member fills a core or its cache) or batched ("vmap", best where a
     small network's step is over before the next kernel is launched). The step is not mapped, so
-    a `lax.cond` on it stays a branch. Convolutions on CPUs: see `models.looped_convolution`.
+    a `lax.cond` on it stays a branch.
 
     Args:
         run: A step, or a scan over many steps.

@@ -56,9 +56,7 @@ def make_step(
             uneven shards still give the gradient of the global mean.
         weights: The weight transform.
         tx: Any optax transformation; clipping and schedules belong here.
-        accumulate: Microbatches a step. Rows i, i + n, i + 2n, ... form microbatch i. They are a
-            loop, in which XLA:CPU has no fast gradients of convolutions: on CPUs give their layers
-            `models.looped_convolution`.
+        accumulate: Microbatches a step. Rows i, i + n, i + 2n, ... form microbatch i.
         guard: Drop the updates of steps with a NaN or an infinity.
         ema: Decay of the average of the stored weights, in [0, 1); needs a state with `ema`.
 
