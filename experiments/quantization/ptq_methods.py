@@ -3,19 +3,20 @@
 Every kernel of the blocks of stories15M, in groups of 128 inputs (the last of 288 = 2 · 128 + 32 is
 shorter) with one float16 scale each, symmetric, from the largest weight: rounded to the nearest
 code; so too, but with the weights of large inputs magnified first (AWQ), and with the largest
-weights cut off; by GPTQ; by GPTQ with the largest inputs first; with zero points. Both go block by
-block, each calibrated behind those already rounded. It is calibrated and judged on stories that it
+weights cut off; by GPTQ; by GPTQ with the largest inputs first; with zero points; with minima that
+were moved without any text (HQQ). GPTQ and AWQ go block by block, each calibrated behind those
+already rounded. It is calibrated and judged on stories that it
 told itself in float32 at temperature 1: judged on others than it is calibrated on.
 
 Run     python -m experiments.quantization.ptq_methods
-Cost    8 core minutes for each of 45 figures; a run that is cut off goes on with the next
+Cost    8 core minutes for each of 48 figures; a run that is cut off goes on with the next
 Paper   Frantar et al. 2022 (arXiv:2210.17323), LLaMA-7B on WikiText-2: 5.68; 4 bits rounded 6.29,
         GPTQ 6.09; 3 bits 25.54 and 8.07, in groups of 128 6.61. Lin et al. 2023 (arXiv:2306.00978),
         Llama-2-7B in groups of 128: 5.47; 4 bits rounded 5.73, AWQ 5.60; 3 bits 6.66 and 6.24
 Expect  of what rounding loses GPTQ wins back 40 % at 4 bits and 60 % at 3
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,13 +25,13 @@ from experiments import runner
 from experiments.kept import kept, spread
 from experiments.pruning.texts import KERNELS, Reading, stories
 from wlab import quantization, tree
-from wlab.quantization import Format, integer
+from wlab.quantization import Format, Integers, integer
 from wlab.table import Table
 from wlab.transform import Params
 
 METHODS = (
     *("nearest", "awq", "awq clipped", "gptq", "gptq act-order"),
-    *("nearest asymmetric", "gptq asymmetric"),
+    *("nearest asymmetric", "hqq asymmetric", "gptq asymmetric"),
 )
 
 
@@ -94,6 +95,8 @@ def rounded(reading: Reading, cell: Cell, *, group: int, batch: int) -> Params:
     rules: tree.Rules[Format | None] = [(KERNELS, format), (".*", None)]
     if cell.method.startswith("nearest"):
         return quantization.dequantize_tree(quantization.quantize_tree(network.params, rules))
+    if cell.method.startswith("hqq"):
+        return _by_hqq(network.params, format)
     batches = reading.batches(cell.set, batch=batch)
     given = (network.model.apply, network.params, batches, rules)
     if cell.method.startswith("awq"):
@@ -101,6 +104,14 @@ def rounded(reading: Reading, cell: Cell, *, group: int, batch: int) -> Params:
         return quantization.awq(*given, clip=clip, stages=reading.stages).params
     act_order = "act-order" in cell.method
     return quantization.gptq(*given, act_order=act_order, stages=reading.stages).params
+
+
+def _by_hqq(params: Params, format: Format) -> Params:
+    """A grid with a zero point of its own has a minimum that is stored, and can be moved."""
+    moved = replace(format, grid=Integers(format.grid.bits, symmetric=False, zero="minimum"))
+    paths, leaves = tree.selected([(KERNELS, True), (".*", False)], params), tree.leaves(params)
+    found = {path: quantization.hqq(leaves[path], moved) for path in paths}
+    return quantization.dequantize_tree(tree.replace(params, found))
 
 
 def show(results: dict[str, Any]) -> str:
@@ -131,7 +142,7 @@ def _cells(config: Config) -> list[Cell]:
     found = [Cell("nearest", 32, 0)]
     for bits in map(int, config.bits.split(",")):
         for method in METHODS:
-            sets = 1 if method.startswith("nearest") else config.sets
+            sets = 1 if method.startswith(("nearest", "hqq")) else config.sets
             found += [Cell(method, bits, one) for one in range(sets)]
     return found
 

@@ -7,8 +7,8 @@ wlab compiles anew at each call counts. What both found is held side by side.
 Run     make .venv-peers/.ready
         .venv-peers/bin/python -m experiments.bench.peers.run [NAME ...] [--rounds N] [--by-block]
         A small one: --rows 4 --context 64 --blocks 2 --steps 50 --members 2
-Cost    not measured as a whole; with the defaults an estimated hour on two idle cores, 20 minutes of
-        them for wanda with --rounds 2
+Cost    not measured as a whole; an estimated hour on two idle cores, 20 minutes of it for wanda
+        with --rounds 2
 Wanted  wanda, sparsegpt and gptq in half of torch's time, tickets in a fifth of a plain loop's and
         a seventh of one in the style of open_lth; seen: 1.53, 1.49, 1.35, 0.28 and 0.18 of it
 Writes  runs/bench/peers/<name>.json, or runs/bench/peers/small/<name>.json of other sizes
