@@ -63,11 +63,12 @@ def trained(
     *,
     directory: Path | None = None,
     teacher: Net | None = None,
+    temperature: float = 1.0,
 ) -> Net:
     """After more steps on images mirrored and moved at random, seen through a transform.
 
     Under a directory it is saved as it goes, and goes on when it is called again. With a teacher it
-    learns what that says of each image, as probabilities, instead of the labels.
+    learns what that says of each image at a temperature, instead of the labels.
     """
 
     run = in_parts(net.train)
@@ -78,7 +79,8 @@ def trained(
         sums = training.cross_entropy_sums(logits, batch["label"], jnp.ones(len(logits)))
         told = sums["loss"]
         if teacher is not None:
-            told = taught_sum(logits, teacher.use(teacher.leaves, images)[0])
+            said = teacher.use(teacher.leaves, images)[0]
+            told = taught_sum(logits, said, temperature=temperature)
         return told, (jnp.float32(len(logits)), state, {"error": sums["error"]})
 
     rates = training.warmup_cosine(tuning.rate, warmup=tuning.steps // 20, steps=tuning.steps)

@@ -5,8 +5,9 @@ channel; and stories15M, every kernel of its blocks in 3 bits in groups of 128 i
 training: to the nearest code, with the grid ending at the largest weight or where the squared error
 is least, and by GPTQ from both ends. Trained on with rounded weights: straight through, and with
 learned scales (LSQ). A twin in float32 is trained on equally long, so that nobody takes for the
-method what more training does to any network. With `--taught` all of them learn, instead of labels,
-the probabilities that the network gave as it came (Hinton et al. 2015, arXiv:1503.02531).
+method what more training does to any network. With `--taught T` all of them learn, instead of
+labels, the probabilities that the network gave as it came, at temperature T (Hinton et al. 2015,
+arXiv:1503.02531).
 stories15M is calibrated, trained and judged on stories that it told itself in float32 at
 temperature 1, each on others.
 
@@ -58,8 +59,8 @@ class Config:
     test: int = field(default=0, metadata={"help": "to judge on; 0: 10,000 images, 51,200 tokens"})
     rates: str = field(default="0.01,0.0001", metadata={"help": "at the peak, of each network"})
     steps: str = field(default="390,512", metadata={"help": "of 128 images, of 16 windows"})
-    taught: bool = field(
-        default=False, metadata={"help": "train on what the float32 network says, not on labels"}
+    taught: float = field(
+        default=0.0, metadata={"help": "temperature of the teacher, as it came; 0: by labels"}
     )
 
 
@@ -210,9 +211,9 @@ def _photographs(config: Config, directory: Path) -> Subject:
 
     def train(weights: WeightTransform, cell: Cell) -> Seen:
         tuning, folder = resnet56.Tuning(steps, 128, rate, cell.seed), cell.folder(directory)
-        teacher = net if config.taught else None
+        teaching = {"teacher": net, "temperature": config.taught} if config.taught else {}
         leaves = resnet56.trained(
-            net, weights, sets.train, tuning, directory=folder, teacher=teacher
+            net, weights, sets.train, tuning, directory=folder, **teaching
         ).leaves
         return Seen(leaves["params"], leaves["state"])
 
@@ -259,7 +260,7 @@ def _told_on(
         tokens = batch["tokens"]
         flat = said(params, tokens)
         if config.taught:
-            told = taught_sum(flat, said(read.network.params, tokens))
+            told = taught_sum(flat, said(read.network.params, tokens), temperature=config.taught)
         else:
             labels = tokens[:, 1:].reshape(-1)
             told = training.cross_entropy_sums(flat, labels, jnp.ones(len(flat)))["loss"]
