@@ -171,6 +171,21 @@ def test_it_may_be_used_on_each_device(check: bool):
     close(np.asarray(run(maps, kernel)), np.asarray(slopes_of(plain)(maps, kernel)[1][1]))
 
 
+def test_profiles_show_the_same_names():
+    def loss(maps: Array, kernel: Array) -> Array:
+        with jax.named_scope("block"):
+            return jnp.sum(jax.jit(plain)(maps, kernel) ** 2)
+
+    slopes = jax.grad(loss, (0, 1))
+
+    def names(fn: Callable[..., Any]) -> set[str]:
+        text = jax.jit(fn).lower(*maps_and_kernel()).compile().as_text()
+        return set(re.findall(r'op_name="([^"]*conv[^"]*)"', text))
+
+    assert names(channels_last(slopes)) == names(slopes)
+    assert any("transpose(jvp(block))" in name for name in names(slopes))
+
+
 def test_what_has_no_convolution_is_as_it_was():
     def fn(x: Array, key: Array) -> dict[str, Any]:
         drawn = jax.random.normal(key, x.shape)

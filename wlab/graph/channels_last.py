@@ -1,6 +1,7 @@
 """A function whose convolutions have their axes in the order that is fast on CPUs, in loops too."""
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import jax
@@ -36,6 +37,7 @@ def channels_last(fn: Callable[..., Any]) -> Callable[..., Any]:
         fn: From trees of arrays to one.
     """
 
+    @wraps(fn)
     def ordered(*operands: Any) -> Any:
         function, shapes = jax.make_jaxpr(fn, return_shape=True)(*operands)
         results = _run(opened(function), jax.tree.leaves(operands))

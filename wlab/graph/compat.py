@@ -5,7 +5,10 @@ needs a line.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
+
+import jax
 
 # Equations that call a function once with their own operands; names differ by version.
 _CALLS = """
@@ -26,6 +29,12 @@ class Opened(NamedTuple):
 def opened(jaxpr: Any) -> Opened:
     """A jaxpr, whether it was closed over its constants or had none (one class since 0.11)."""
     return Opened(getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ()))
+
+
+def scope(equation: Any) -> AbstractContextManager[Any]:
+    """Operations within bear the names of scopes and modules that profiles show the equation by."""
+    names = str(equation.source_info.name_stack)
+    return jax.named_scope(names) if names else nullcontext()
 
 
 def closed_as(held: Any, new: Any) -> Any:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from wlab.graph.compat import Opened, called, mapped, opened, scan_counts
+from wlab.graph.compat import Opened, called, mapped, opened, scan_counts, scope
 from wlab.graph.devices import varied
 from wlab.graph.held import Held, carried
 from wlab.graph.use import Site
@@ -123,7 +123,7 @@ def bound(
 ) -> Sequence[Any]:
     """The results of an equation as it is, or with other parameters."""
     given = equation.primitive.get_bind_params(dict(params or equation.params))
-    with equation.ctx.manager:
+    with scope(equation), equation.ctx.manager:
         results = equation.primitive.bind(*operands, **given)
     return results if equation.primitive.multiple_results else [results]
 
