@@ -39,6 +39,7 @@ def in_order(fn, params, batches, stages):
     return told, end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 0, 3, 1)])
 def test_a_stage_sees_what_the_changed_network_shows(order: tuple[int, ...]):
     params = DECODER.init(jax.random.key(1))

@@ -100,6 +100,7 @@ def test_a_network_without_eyes_or_words_is_named(cached, capsys, tmp_path):
     assert "has no tokenizer" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_text_goes_on_and_tells_its_speed(cached, capsys):
     cached("weights/stories15m")
     command = ["generate", "stories15m", "Once upon a time", "--steps", "4", "--temperature", "0"]
@@ -148,6 +149,7 @@ def test_a_leaf_that_is_no_convolution_is_named_with_those_that_are(cached, caps
     assert "conv_1/bias is no convolution" in said and "conv_2/kernel" in said
 
 
+@pytest.mark.slow
 def test_a_name_stands_for_its_files_wherever_a_file_may_stand(cached, capsys, tmp_path):
     cached("weights/stories15m", "weights/resnet56-cifar10")
     found = run_json(capsys, "convert", "resnet56-cifar10", tmp_path / "r.npz")
@@ -183,6 +185,7 @@ def test_a_name_stands_for_its_files_wherever_a_file_may_stand(cached, capsys, t
     assert "did you mean stories15m?" in said(capsys, "convert", "stories-15m", tmp_path / "x.npz")
 
 
+@pytest.mark.slow
 def test_weights_of_another_file_run_in_a_networks_place(cached, capsys, tmp_path):
     cached("weights/resnet56-cifar10", "cifar10")
     target, halves = tmp_path / "p.safetensors", ("--density", "0.5", "--allocation", "globally")
@@ -203,6 +206,7 @@ def test_weights_of_another_file_run_in_a_networks_place(cached, capsys, tmp_pat
     assert "p.safetensors" in wrong
 
 
+@pytest.mark.slow
 def test_stories_without_names_of_their_own_take_those_of_the_target(cached, capsys, tmp_path):
     cached("weights/stories15m")
     ours = tree.leaves(pretrained.network("stories15m").params)

@@ -69,6 +69,7 @@ def test_a_file_and_what_it_was_made_of_may_move_together(folder, tmp_path, caps
         pretrained.from_shrunk("elsewhere/less.safetensors")
 
 
+@pytest.mark.slow
 def test_the_smallest_go_within_a_budget_and_by_rule(folder, tmp_path, capsys):
     target = tmp_path / "small.safetensors"
     flags = ("--round-to", "4", "--rules", ".*gate.*=yes", ".*=no")
@@ -116,6 +117,7 @@ def test_refusals_name_what_to_do(folder, tmp_path, capsys):
     assert "has a weight that is not zero" in again and "--multiply-adds" in again
 
 
+@pytest.mark.slow
 def test_a_real_network_loses_half_of_its_multiply_adds_and_is_judged(cached, tmp_path, capsys):
     cached("weights/resnet56-cifar10", "cifar10")
     target = tmp_path / "half.safetensors"
@@ -135,6 +137,7 @@ def test_a_real_network_loses_half_of_its_multiply_adds_and_is_judged(cached, tm
     assert '"network": "resnet56-cifar10"' in text
 
 
+@pytest.mark.slow
 def test_stories_become_a_smaller_gguf_file_that_tells_the_same_story(cached, tmp_path, capsys):
     cached("weights/stories15m")
     flags = ("--density", "0.75", "--rules", ".*gate.*=yes", ".*=no")

@@ -10,6 +10,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 CONFIG = han_tables.Config("digits", "lenet-300-100", seeds=2, steps=40, rounds=2, retrain=30)
 
 
+@pytest.mark.slow
 def test_as_many_weights_are_left_as_asked_and_kinds_that_are_there_are_not_trained_again(tmp_path):
     found = han_tables.run(CONFIG, tmp_path)
     page = found["lenet-300-100"]

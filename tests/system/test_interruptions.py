@@ -81,6 +81,7 @@ def await_first_save(run: Child, out: Path) -> None:
         time.sleep(POLL_S)
 
 
+@pytest.mark.slow
 def test_runs_killed_at_random_moments_end_bit_identical(tmp_path, cache, uninterrupted):
     survive_kills(tmp_path, cache, 3, 0, uninterrupted)
 
