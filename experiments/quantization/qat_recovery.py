@@ -5,14 +5,15 @@ channel; and stories15M, every kernel of its blocks in 3 bits in groups of 128 i
 training: to the nearest code, with the grid ending at the largest weight or where the squared error
 is least, and by GPTQ from both ends. Trained on with rounded weights: straight through, and with
 learned scales (LSQ). A twin in float32 is trained on equally long, so that nobody takes for the
-method what more training does to any network. With `--taught T` all of them learn, instead of
-labels, the probabilities that the network gave as it came, at temperature T (Hinton et al. 2015,
-arXiv:1503.02531).
+method what more training does to any network. Photographs are learned from the network as it came,
+by its probabilities at temperature 4 (Hinton et al. 2015, arXiv:1503.02531): it knows all labels of
+its training images by heart, which have little to teach.
 stories15M is calibrated, trained and judged on stories that it told itself in float32 at
 temperature 1, each on others.
 
 Run     python -m experiments.quantization.qat_recovery
-Cost    not measured on CPUs; a run that is cut off goes on within its figure
+Cost    25 core minutes for each of 12 figures of ResNet-56, the others not measured on CPUs; a run
+        that is cut off goes on within its figure
 Paper   Esser et al. 2020 (arXiv:1902.08153), table 1: ResNet-18 70.5; 3 bits 70.2, inputs too.
         QAT at 4 bits recovers 34 to 68 % of what rounding a language model loses
 Expect  half of what the best rounding loses, in one epoch
@@ -59,8 +60,8 @@ class Config:
     test: int = field(default=0, metadata={"help": "to judge on; 0: 10,000 images, 51,200 tokens"})
     rates: str = field(default="0.01,0.0001", metadata={"help": "at the peak, of each network"})
     steps: str = field(default="390,512", metadata={"help": "of 128 images, of 16 windows"})
-    taught: float = field(
-        default=0.0, metadata={"help": "temperature of the teacher, as it came; 0: by labels"}
+    taught: str = field(
+        default="4,0", metadata={"help": "temperatures of the teacher, as it came; 0: by labels"}
     )
 
 
@@ -198,7 +199,7 @@ def _photographs(config: Config, directory: Path) -> Subject:
     test = data.take(sets.test, slice(0, config.test or len(sets.test["label"])))
     kernel = integer(config.bits, axis=(0, 1, 2))
     matrix = integer(config.bits)
-    steps, rate = _of(config, 0)
+    steps, rate, temperature = _of(config, 0)
 
     def forward(params: Params, images: Any) -> Any:
         return net.use(net.leaves | {"params": params}, images)[0]
@@ -211,7 +212,7 @@ def _photographs(config: Config, directory: Path) -> Subject:
 
     def train(weights: WeightTransform, cell: Cell) -> Seen:
         tuning, folder = resnet56.Tuning(steps, 128, rate, cell.seed), cell.folder(directory)
-        teaching = {"teacher": net, "temperature": config.taught} if config.taught else {}
+        teaching = {"teacher": net, "temperature": temperature} if temperature else {}
         leaves = resnet56.trained(
             net, weights, sets.train, tuning, directory=folder, **teaching
         ).leaves
@@ -248,7 +249,7 @@ def _told_on(
     config: Config, read: Reading, directory: Path, weights: WeightTransform, cell: Cell
 ) -> Seen:
     """Trained on stories that the network told."""
-    steps, rate = _of(config, 1)
+    steps, rate, temperature = _of(config, 1)
     rows = np.concatenate([read.calibration(_TEXTS + i) for i in range(config.draws)])
 
     def said(params: Params, tokens: Any) -> jax.Array:
@@ -259,8 +260,8 @@ def _told_on(
         del key
         tokens = batch["tokens"]
         flat = said(params, tokens)
-        if config.taught:
-            told = taught_sum(flat, said(read.network.params, tokens), temperature=config.taught)
+        if temperature:
+            told = taught_sum(flat, said(read.network.params, tokens), temperature=temperature)
         else:
             labels = tokens[:, 1:].reshape(-1)
             told = training.cross_entropy_sums(flat, labels, jnp.ones(len(flat)))["loss"]
@@ -275,9 +276,12 @@ def _told_on(
     return Seen(training.params_of(state, weights), ())
 
 
-def _of(config: Config, network: int) -> tuple[int, float]:
-    """The steps and the rate of the first network or the second."""
-    return int(config.steps.split(",")[network]), float(config.rates.split(",")[network])
+def _of(config: Config, network: int) -> tuple[int, float, float]:
+    """The steps, the rate and the teacher's temperature of the first network or the second."""
+    steps, rate, temperature = (
+        text.split(",")[network] for text in (config.steps, config.rates, config.taught)
+    )
+    return int(steps), float(rate), float(temperature)
 
 
 SUBJECTS: dict[str, Callable[[Config, Path], Subject]] = {
