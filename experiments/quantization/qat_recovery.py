@@ -12,8 +12,8 @@ stories15M is calibrated, trained and judged on stories that it told itself in f
 temperature 1, each on others.
 
 Run     python -m experiments.quantization.qat_recovery
-Cost    25 core minutes for each of 12 figures of ResNet-56, the others not measured on CPUs; a run
-        that is cut off goes on within its figure
+Cost    40 core minutes for each of ResNet-56's 9 trainings, stories15M's not measured on CPUs; a
+        run that is cut off goes on within its figure
 Paper   Esser et al. 2020 (arXiv:1902.08153), table 1: ResNet-18 70.5; 3 bits 70.2, inputs too.
         QAT at 4 bits recovers 34 to 68 % of what rounding a language model loses
 Expect  half of what the best rounding loses, in one epoch
