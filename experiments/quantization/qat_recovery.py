@@ -212,9 +212,12 @@ def _photographs(config: Config, directory: Path) -> Subject:
 
     def train(weights: WeightTransform, cell: Cell) -> Seen:
         tuning, folder = resnet56.Tuning(steps, 128, rate, cell.seed), cell.folder(directory)
-        teaching = {"teacher": net, "temperature": temperature} if temperature else {}
+        teacher = net if temperature else None
         leaves = resnet56.trained(
-            net, weights, sets.train, tuning, directory=folder, **teaching
+            *(net, weights, sets.train, tuning),
+            directory=folder,
+            teacher=teacher,
+            temperature=temperature,
         ).leaves
         return Seen(leaves["params"], leaves["state"])
 

@@ -13,7 +13,7 @@ from wlab.graph.capturing import Statistic as Statistic
 from wlab.graph.capturing import capture as capture
 from wlab.graph.capturing import captured as captured
 from wlab.graph.capturing import products as products
-from wlab.graph.channels_last import channels_last as channels_last
+from wlab.graph.convolving import channels_last as channels_last
 from wlab.graph.costs import Cost as Cost
 from wlab.graph.costs import costs as costs
 from wlab.graph.costs import multiply_adds as multiply_adds
