@@ -3,7 +3,7 @@ VENV  ?= .venv
 PY     = $(VENV)/bin/python
 JOBS  ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 TESTS ?= tests
-CASES ?= 2
+CASES ?= 1
 MARKS ?= not long and not slow
 
 .PHONY: demo test test-all test-peers check format bench lock clean
@@ -11,7 +11,7 @@ MARKS ?= not long and not slow
 demo: $(VENV)/.ready        ## a weight's whole life on MNIST, beside the published figures
 	$(PY) -m experiments.compression.deep_compression
 
-test: $(VENV)/.ready        ## a few cases of every test, with a pairwise cover of the big product
+test: $(VENV)/.ready        ## a case of every test, with a pairwise cover of the big product
 	$(PY) -m pytest $(TESTS) -n $(JOBS) --dist worksteal -m "$(MARKS)" --cases $(CASES) --durations 150 --durations-min 2
 
 test-all: $(VENV)/.ready    ## the full product and the long ones, in resumable shards

@@ -7,10 +7,16 @@ from cases import few, spread
 
 
 def test_places_are_spread_from_the_first_to_the_last():
-    assert spread(9, 3) == {0, 4, 8}
-    assert spread(4, 3) == {0, 2, 3}
-    assert spread(3, 3) == spread(3, 1000) == {0, 1, 2}
-    assert spread(5, 1) == {0} and spread(0, 3) == set()
+    assert spread(9, 3, "a") == {0, 4, 8}
+    assert spread(4, 3, "a") == {0, 2, 3}
+    assert spread(3, 3, "a") == spread(3, 1000, "a") == {0, 1, 2}
+    assert spread(0, 3, "a") == set()
+
+
+def test_where_one_case_is_left_tests_take_different_ones():
+    drawn = [spread(5, 1, f"test_a.py::law_{i}") for i in range(40)]
+    assert set.union(*drawn) == {0, 1, 2, 3, 4} and {len(places) for places in drawn} == {1}
+    assert drawn[7] == spread(5, 1, "test_a.py::law_7")
 
 
 def item(name: str, *, cover: bool = False) -> Any:
