@@ -4,9 +4,9 @@ Data and weights that some tests need are fetched first; what can't be had is na
 says how many tests each shard skipped.
 
 A shard is a slice of the product or a folder of tests. What passed is written at once to
-`tests/passed/<code>-<python>.json`, with the commit it ran on, and not run again; failures are.
-The code is a hash of all files but the prose and these records: a new README asks for no new run,
-and a record that is committed goes on on another machine.
+`tests/passed/<python>.json`, with the commit it ran on, and not run again until a file changes that
+it can read: a new README asks for no new run, a new experiment for none of the product's. A record
+that is committed goes on on another machine.
 
 Flags: --list prints the shards, --only TEXT runs those whose name contains it, --minutes N
 stops before a shard would start after N minutes.
@@ -29,6 +29,9 @@ from xml.etree import ElementTree
 
 SLICES = 24  # of the full product
 RECORDS = "tests/passed"
+CONTRACT = "tests/contract"
+# Rooms that the contract never comes to.
+ELSEWHERE = "cli", "data", "decay", "initializers", "inspection", "merging", "models", "pretrained"
 
 
 def shards() -> dict[str, dict[str, Any]]:
@@ -40,27 +43,40 @@ def shards() -> dict[str, dict[str, Any]]:
     found = {f"tests/{name}": {"args": [f"tests/{name}"]} for name in folders if name not in apart}
     found["tests/*.py"] = {"args": [str(p) for p in sorted(Path("tests").glob("test_*.py"))]}
     for name in ("laws", "random_chains"):
-        found[f"contract {name}"] = {"args": [f"tests/contract/test_{name}.py"]}
+        found[f"contract {name}"] = {"args": [f"{CONTRACT}/test_{name}.py"]}
     for i in range(SLICES):
         found[f"product {i + 1}/{SLICES}"] = {
-            "args": ["tests/contract/test_product.py"],
+            "args": [f"{CONTRACT}/test_product.py"],
             "env": {"WLAB_FULL": f"{i}/{SLICES}"},
         }
     return found
 
 
+def reads(name: str, file: str) -> bool:
+    """Whether what a shard runs can depend on a file, a path from the top."""
+    if file.endswith((".md", "LICENSE")) or file.startswith(RECORDS):
+        return False
+    if name == "tests/*.py":  # of all files: the walls of the house
+        return True
+    folder = name if name.startswith("tests/") else CONTRACT
+    if file.startswith("tests/") and file.count("/") > 1:
+        return file.startswith(f"{folder}/")
+    rooms = tuple(f"wlab/{room}/" for room in ELSEWHERE)
+    return folder != CONTRACT or not file.startswith(("experiments/", *rooms))
+
+
 def main() -> int:
-    """Runs what has not passed on this commit yet; 0 if all has."""
+    """Runs what has not passed as it is now; 0 if all has."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--only", default="")
     parser.add_argument("--minutes", type=float, default=float("inf"))
     flags = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # takes its pytest along
-    commit, record = _commit(), {}
-    path = Path(RECORDS) / f"{_code()}-{platform.python_version()}.json"
-    if path.exists():
-        record = json.loads(path.read_text())
+    commit, codes = _commit(), _codes()
+    path = Path(RECORDS) / f"{platform.python_version()}.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    record = {name: kept[name] for name in codes if kept.get(name, {}).get("code") == codes[name]}
     if not flags.list:
         _fetch_all()
     started = time.monotonic()
@@ -68,7 +84,7 @@ def main() -> int:
         late = time.monotonic() - started > 60 * flags.minutes
         if flags.list or late or flags.only not in name or record.get(name, {}).get("passed"):
             continue
-        record[name] = {**_run(shard), "commit": commit}
+        record[name] = {**_run(shard), "commit": commit, "code": codes[name]}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=2) + "\n")
     print(_table(commit, record))
@@ -111,14 +127,15 @@ def _commit() -> str:
     return head + ("-dirty" if changed else "")
 
 
-def _code() -> str:
-    files = _git("ls-tree", "-r", "HEAD").splitlines()
-    code = "\n".join(line for line in files if not _is_prose(line.partition("\t")[2]))
-    return hashlib.sha256(code.encode()).hexdigest()[:12] + _commit()[12:]
+def _codes() -> dict[str, str]:
+    """By shard, a hash of the files that it reads."""
+    files, changed = _git("ls-tree", "-r", "HEAD").splitlines(), _commit()[12:]
 
+    def code(name: str) -> str:
+        read = [line for line in files if reads(name, line.partition("\t")[2])]
+        return hashlib.sha256("\n".join(read).encode()).hexdigest()[:12] + changed
 
-def _is_prose(file: str) -> bool:
-    return file.endswith((".md", "LICENSE")) or file.startswith(RECORDS)
+    return {name: code(name) for name in shards()}
 
 
 def _git(*words: str) -> str:
