@@ -35,6 +35,12 @@ def test_tokens_are_drawn_as_often_as_they_should(options: dict, expected: np.nd
     assert (frequencies(**options)[expected == 0] == 0).all()
 
 
+def test_a_key_draws_what_it_draws_elsewhere_in_jax():
+    logits, key = jax.random.normal(jax.random.key(4), (50, 13)), jax.random.key(5)
+    expected = jax.random.categorical(key, logits / 0.7)
+    np.testing.assert_array_equal(sample(logits, key, temperature=0.7), expected)
+
+
 def texts(prompts: list[list[int]], **options: float) -> np.ndarray:
     model = llama(CONFIG)
     params = model.init(jax.random.key(3))

@@ -46,8 +46,7 @@ def rounded(x: np.ndarray, steps: int, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("format", "steps", "size"), [(INT8, 127, 4), (INT4, 7, 2)])
 def test_each_token_and_head_is_rounded_by_itself(format, steps, size):
-    room = empty_cache(LLAMA, 2, length=5, format=format).k
-    entries, new = jax.tree.map(lambda part: part[0], room), normal(2, 3, 2, 4)
+    entries, new = empty_cache(LLAMA, 2, length=5, format=format).k[0], normal(2, 3, 2, 4)
     read = jax.jit(lambda entries, new: values_of(put(entries, new, jnp.int32(1))))
     found = np.asarray(read(entries, jnp.asarray(new)))
     expected = rounded(new, steps, size)  # but for the rounding of the scales
@@ -88,7 +87,7 @@ def test_attention_is_off_by_no_more_than_the_steps_allow(format, steps):
     seen = jnp.asarray(np.tri(6, dtype=bool))[None]
 
     config = LlamaConfig(layers=1, width=16, heads=2, kv_heads=2, ffn=4, vocab=3, context=6)
-    room = jax.tree.map(lambda part: part[0], empty_cache(config, 1, format=format).k)
+    [room] = empty_cache(config, 1, format=format).k
 
     def both(q, k, v):
         keys, values = (values_of(put(room, each, jnp.int32(0))) for each in (k, v))

@@ -78,7 +78,7 @@ def test_half_precision_stays_half(drawn: Draw):
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), drawn(MODEL))
     cache = empty_cache(CONFIG, 2, dtype=jnp.bfloat16)
     logits, cache = jax.eval_shape(MODEL.apply, half, jnp.array(TOKENS), cache=cache)
-    assert {logits.dtype, cache.k.dtype, cache.v.dtype} == {jnp.dtype(jnp.bfloat16)}
+    assert {x.dtype for x in (logits, *cache.k, *cache.v)} == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_a_cache_beyond_the_last_position_is_refused():

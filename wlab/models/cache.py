@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from wlab.models.entries import Entries, empty_entries, layer_of, put, stacked, values_of
+from wlab.models.entries import Entries, empty_entries, put, values_of
 from wlab.quantization import Format
 
 Kept: TypeAlias = tuple[Entries, Entries]  # a layer's keys and values
@@ -16,17 +16,22 @@ class Cache(NamedTuple):
     """Keys and values of the tokens read so far.
 
     Attributes:
-        k: Keys, of shape (layers, batch, context, kv_heads, size), or their codes; with rotary
-            positions, already turned.
+        k: Keys of each layer, of shape (batch, kv_heads, context, size), or their codes; with
+            rotary positions, already turned.
         v: Values, likewise.
         length: How many places are filled, the same for each row.
         pads: How many of them, at the start of each row, hold no token.
     """
 
-    k: Entries
-    v: Entries
+    k: tuple[Entries, ...]
+    v: tuple[Entries, ...]
     length: Int[Array, ""]
     pads: Int[Array, " batch"]
+
+    @property
+    def room(self) -> int:
+        """How many places a row has, filled or not."""
+        return self.k[0].shape[2]
 
 
 class Past(NamedTuple):
@@ -100,9 +105,9 @@ def empty_cache(
         Sheng et al. 2023 (arXiv:2303.06865), §5: keys and values in 4 bits by groups; Liu et al.
         2024 (arXiv:2402.02750), §3: what rounding each token's costs keys and values.
     """
-    shape = (config.layers, batch, length or config.context, config.kv_heads, config.size)
+    shape = (batch, config.kv_heads, length or config.context, config.size)
     pads = jnp.zeros(batch, jnp.int32) if pads is None else pads
-    k, v = (empty_entries(shape, dtype, format) for _ in "kv")
+    k, v = (tuple(empty_entries(shape, dtype, format) for _ in range(config.layers)) for _ in "kv")
     return Cache(k, v, jnp.int32(0), pads)
 
 
@@ -117,7 +122,7 @@ def view_of(tokens: Int[Array, "batch time"], cache: Cache | None, *, window: in
     if cache is None:
         return View(jnp.broadcast_to(at, tokens.shape), _up_to(at, at, window)[None])
     at = at + cache.length
-    keys = jnp.arange(cache.k.shape[2])
+    keys = jnp.arange(cache.room)
     places = jnp.maximum(at[None] - cache.pads[:, None], 0)
     held = (keys[None] >= cache.pads[:, None])[:, None]
     itself = keys[None] == at[:, None]  # also a pad sees something, lest it become NaN
@@ -135,7 +140,7 @@ def past_of(cache: Cache | None, layer: int) -> Past | None:
     """What the cache, if there is one, holds for a layer."""
     if cache is None:
         return None
-    return Past(layer_of(cache.k, layer), layer_of(cache.v, layer), cache.length)
+    return Past(cache.k[layer], cache.v[layer], cache.length)
 
 
 def extended(past: Past | None, k: Array, v: Array) -> tuple[Array, Array, Kept]:
@@ -151,5 +156,5 @@ def extended(past: Past | None, k: Array, v: Array) -> tuple[Array, Array, Kept]
 
 def advanced(cache: Cache, kept: Sequence[Kept], *, time: int) -> Cache:
     """The cache after `time` tokens, from each layer's keys and values."""
-    k, v = (stacked(each) for each in zip(*kept, strict=True))
+    k, v = zip(*kept, strict=True)
     return Cache(k, v, cache.length + time, cache.pads)

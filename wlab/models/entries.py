@@ -1,4 +1,8 @@
-"""How a cache holds keys or values: an array, or codes with a scale for each token and head."""
+"""How a cache holds a layer's keys or values: an array, or codes with scales for each of them.
+
+Heads stand before places: a product over those of one head then reads memory in order, and nothing
+is moved first.
+"""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -9,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from wlab.quantization import Format, QTensor, dequantize, quantize
 
-Entries: TypeAlias = Array | QTensor  # (batch, context, kv_heads, size), layers before a stack
+Entries: TypeAlias = Array | QTensor  # (batch, kv_heads, context, size)
 
 
 def empty_entries(shape: Sequence[int], dtype: Any, format: Format | None) -> Entries:
@@ -33,11 +37,11 @@ def empty_entries(shape: Sequence[int], dtype: Any, format: Format | None) -> En
 def put(
     entries: Entries, new: Float[Array, "batch time kv_heads size"], at: Int[Array, ""]
 ) -> Entries:
-    """The entries of a layer with new ones from place `at` on, written as the others are."""
-    new = new.astype(entries.dtype)
+    """The entries with new ones from place `at` on, written as the others are."""
+    new = new.astype(entries.dtype).swapaxes(1, 2)
     written = quantize(new, entries.format) if isinstance(entries, QTensor) else new
     return jax.tree.map(
-        lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, at, axis=1),
+        lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, at, axis=2),
         entries,
         written,
     )
@@ -45,14 +49,5 @@ def put(
 
 def values_of(entries: Entries) -> Float[Array, "batch context kv_heads size"]:
     """What attention reads of a layer: the entries, or what their codes stand for."""
-    return dequantize(entries) if isinstance(entries, QTensor) else entries
-
-
-def layer_of(entries: Entries, layer: int) -> Entries:
-    """The entries of one layer of a stack."""
-    return jax.tree.map(lambda whole: whole[layer], entries)
-
-
-def stacked(entries: Sequence[Entries]) -> Entries:
-    """Undoes `layer_of`, from the entries of every layer."""
-    return jax.tree.map(lambda *layers: jnp.stack(layers), *entries)
+    plain = dequantize(entries) if isinstance(entries, QTensor) else entries
+    return plain.swapaxes(1, 2)

@@ -130,7 +130,7 @@ class Decoder(nnx.Module):
         return self.head(x) if hasattr(self, "head") else x @ self.embed.embedding[...].T
 
     def _refuse_longer(self, cache: Cache) -> None:
-        room, context = cache.k.shape[2], self.position.embedding.shape[0]
+        room, context = cache.room, self.position.embedding.shape[0]
         if room > context:
             raise ValueError(
                 f"The cache has room for {room} tokens, the model's context is {context}: shorten "
