@@ -12,7 +12,6 @@ import optax
 
 from experiments.fitting import fit
 from experiments.parts import in_parts
-from experiments.teaching import taught_sum
 from wlab import data, pretrained, training
 from wlab.transform import Params, WeightTransform
 
@@ -80,7 +79,8 @@ def trained(
         told = sums["loss"]
         if teacher is not None:
             said = teacher.use(teacher.leaves, images)[0]
-            told = taught_sum(logits, said, temperature=temperature)
+            losses = training.distillation_loss(logits, said, temperature=temperature)
+            told = jnp.sum(losses)
         return told, (jnp.float32(len(logits)), state, {"error": sums["error"]})
 
     rates = training.warmup_cosine(tuning.rate, warmup=tuning.steps // 20, steps=tuning.steps)

@@ -1,8 +1,6 @@
 """What `make test-all` runs again after a change."""
 
-import ast
-
-from test_layout import FILES, ROOT, imports_of
+from test_layout import FILES, ROOT, rooms_of
 
 from tests.all import ELSEWHERE, reads, shards
 
@@ -21,6 +19,7 @@ def test_a_shard_is_run_again_for_what_it_can_read():
     assert again("wlab/tree/rules.py") == again("tests/conftest.py") == names
     assert again("tests/contract/laws.py") == product | {"tests/*.py"}
     assert again("tests/tree/test_rules.py") == {TREE, "tests/*.py"}
+    assert again("tests/test_layout.py") == {"tests/*.py"}
     assert again("experiments/runner.py") == again("wlab/cli/main.py") == names - product
 
 
@@ -29,11 +28,7 @@ def test_the_contract_never_comes_to_the_rooms_that_it_does_not_read():
     assert not [f for f in sources if "experiments" in f.read_text()]
     seen: set[str] = set()
     while sources:
-        rooms = {name.split(".")[1] for f in sources for name in imported(f.read_text())} - seen
+        rooms = {room for f in sources for room in rooms_of(f.read_text())} - seen
         seen |= rooms
         sources = [f for f in FILES if f.relative_to(ROOT / "wlab").parts[0] in rooms]
     assert {"training", "pruning", "graph"} < seen and not seen & set(ELSEWHERE)
-
-
-def imported(source: str) -> list[str]:
-    return [name for name in imports_of(ast.parse(source)) if "." in name]

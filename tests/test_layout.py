@@ -49,10 +49,14 @@ def imports_of(tree: ast.AST) -> list[str]:
     return [name for name in found if name.split(".")[0] == "wlab"]
 
 
+def rooms_of(source: str) -> set[str]:
+    """The packages of wlab that `source` imports from."""
+    return {name.split(".")[1] for name in imports_of(ast.parse(source)) if "." in name}
+
+
 def violations(room: str, source: str) -> list[str]:
     """The imports in `source` that a file of package `room` may not have."""
-    targets = {name.split(".")[1] for name in imports_of(ast.parse(source)) if "." in name}
-    return [t for t in sorted(targets) if t != room and TIERS[t] >= TIERS[room]]
+    return [t for t in sorted(rooms_of(source)) if t != room and TIERS[t] >= TIERS[room]]
 
 
 @pytest.mark.parametrize("file", LIBRARY, ids=lambda f: str(f.relative_to(ROOT)))

@@ -71,32 +71,33 @@ def stories(name: str, directory: Path, *, rows: int, test: int, context: int = 
     They are kept in the directory.
     """
     network = pretrained.network(name, dtype=jnp.float32)
+    tell = _teller(network, context)
 
     def told(count: int, seed: int) -> Tokens:
         path = directory / f"stories-{count}-{seed}.npy"
         if not path.exists():
             with written_whole(path) as file:
-                np.save(file, _told(network, count, context, seed))
+                np.save(file, tell(count, seed))
         return np.load(path)
 
     judged = told(-(-(test + 1) // context), 1_000_000)
     return Reading(network, lambda seed: told(rows, seed), judged.reshape(-1)[: test + 1], context)
 
 
-def _told(network: pretrained.Network, count: int, context: int, seed: int) -> Tokens:
-    """Rows that begin a story each."""
+def _teller(network: pretrained.Network, context: int) -> Callable[[int, int], Tokens]:
+    """Tells a number of rows that begin a story each, by a seed."""
     if network.tokenizer is None or network.tokenizer.bos is None:
         raise ValueError("the network's files name no token that a story begins with.")
     begin = network.tokenizer.bos
-    tokens = models.generate(
-        network.model.apply,
-        network.params,
-        [[begin]] * count,
-        empty_cache=partial(models.empty_cache, network.config),
-        steps=context - 1,
-        key=jax.random.key(seed),
-    )
-    return np.stack([np.full(count, begin), *tokens], axis=1).astype(np.int32)
+    empty_cache = partial(models.empty_cache, network.config)
+    draw = models.make_generate(network.model.apply, empty_cache=empty_cache)
+
+    def tell(count: int, seed: int) -> Tokens:
+        key = jax.random.key(seed)
+        tokens = draw(network.params, [[begin]] * count, steps=context - 1, key=key)
+        return np.stack([np.full(count, begin), *tokens], axis=1).astype(np.int32)
+
+    return tell
 
 
 def _encoded(network: pretrained.Network, text: bytes) -> Any:

@@ -12,8 +12,8 @@ stories15M is calibrated, trained and judged on stories that it told itself in f
 temperature 1, each on others.
 
 Run     python -m experiments.quantization.qat_recovery
-Cost    40 core minutes for each of ResNet-56's 9 trainings, stories15M's not measured on CPUs; a
-        run that is cut off goes on within its figure
+Cost    40 core minutes for each of ResNet-56's 9 trainings, 90 for each of stories15M's, 50 more
+        for the stories; a run that is cut off goes on within its figure
 Paper   Esser et al. 2020 (arXiv:1902.08153), table 1: ResNet-18 70.5; 3 bits 70.2, inputs too.
         QAT at 4 bits recovers 34 to 68 % of what rounding a language model loses
 Expect  half of what the best rounding loses, in one epoch
@@ -34,7 +34,6 @@ from experiments import resnet56, runner
 from experiments.fitting import fit
 from experiments.kept import kept
 from experiments.pruning.texts import KERNELS, Reading, stories
-from experiments.teaching import taught_sum
 from wlab import data, quantization, training, tree
 from wlab.calibration import Batches
 from wlab.quantization import Format, integer
@@ -264,7 +263,8 @@ def _told_on(
         tokens = batch["tokens"]
         flat = said(params, tokens)
         if temperature:
-            told = taught_sum(flat, said(read.network.params, tokens), temperature=temperature)
+            taught = said(read.network.params, tokens)
+            told = jnp.sum(training.distillation_loss(flat, taught, temperature=temperature))
         else:
             labels = tokens[:, 1:].reshape(-1)
             told = training.cross_entropy_sums(flat, labels, jnp.ones(len(flat)))["loss"]

@@ -39,6 +39,7 @@ def scaled(*args, **options):
 RUNS = {
     "gptq": partial(gptq, net, rules=RULES),
     "gptq, ordered": partial(gptq, net, rules=RULES, act_order=True, range_fn=mse((1.0, 0.9))),
+    "gptq, codes": partial(gptq, net, rules=RULES, codes_only=True),
     "wanda": partial(wanda, net, rules=HALVES),
     "sparsegpt": partial(sparsegpt, net, rules=HALVES),
     "sparsegpt, rounded": partial(
@@ -47,6 +48,7 @@ RUNS = {
         grids=[(".*/kernel", row_grids(int4(group_size=8))), (".*", None)],
     ),
     "awq": partial(scaled, net, rules=RULES, grid=5, clip=True),
+    "awq, codes": partial(scaled, net, rules=RULES, grid=5, clip=True, codes_only=True),
 }
 
 
@@ -93,6 +95,15 @@ def test_the_result_is_the_same_and_no_stage_is_done_twice(name, stage, tmp_path
         assert len(saved) == left
         assert jax.tree.structure(found) == jax.tree.structure(wanted)
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), found, wanted)
+
+
+@pytest.mark.parametrize("name", ["gptq", "awq"])
+def test_without_a_tree_of_values_the_codes_are_the_same(name):
+    whole, codes = run(name), run(f"{name}, codes")
+    assert all(a is b for a, b in zip(*map(jax.tree.leaves, (codes.params, PARAMS)), strict=True))
+    found, wanted = codes._replace(params=None), whole._replace(params=None)
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
 def test_awq_has_factors_to_find_again():

@@ -85,6 +85,25 @@ def test_leaves_that_change_along_are_seen_changed():
         params = halved(params, stage, [*paths, *norms[stage]])
 
 
+@pytest.mark.parametrize(("hold", "blocks"), [(True, 3), (False, 1)])
+def test_changed_leaves_are_held_while_they_are_needed(hold: bool, blocks: int):
+    params = DECODER.init(jax.random.key(1))
+    shapes = {(16, 8), (16, 24), (24, 16)}  # no gram and no hidden state has one of these
+    own = [leaf for leaf in jax.tree.leaves(params["block_0"]) if leaf.shape in shapes]
+    others, most = {id(x) for x in jax.live_arrays()}, 0
+
+    def report(stage, done):
+        nonlocal most
+        changed = [x for x in jax.live_arrays() if x.shape in shapes and id(x) not in others]
+        most = max(most, len(changed))
+
+    read, stages = graph.read_uncalled(DECODER.apply, params, *TOKENS[0]), stages_of(params)
+    end = in_stages(read, params, TOKENS, gram(), stages, halved, report, hold=hold)
+    assert len(own) == 5 and most == 5 * blocks
+    leaves = zip(*map(jax.tree.leaves, (end, params)), strict=True)
+    assert all(new is old for new, old in leaves) != hold
+
+
 def test_blocks_that_run_alike_are_compiled_once(caplog):
     params = DECODER.init(jax.random.key(1))
     with jax.log_compiles(), caplog.at_level("WARNING"):

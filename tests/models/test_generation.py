@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wlab.models import LlamaConfig, empty_cache, generate, llama, sample
+from wlab.models import LlamaConfig, empty_cache, generate, llama, make_generate, sample
 
 CONFIG = LlamaConfig(layers=1, width=8, heads=2, kv_heads=1, ffn=12, vocab=13, context=16)
 PROBABILITIES = np.array([0.1, 0.4, 0.3, 0.2])
@@ -87,3 +87,15 @@ def test_greedy_text_is_what_the_plain_model_finds_likeliest():
 def test_misuse_is_named(prompts: list, options: dict, said: str):
     with pytest.raises(ValueError, match=said):
         texts(prompts, **options)
+
+
+def test_what_is_built_once_is_compiled_once_and_draws_the_same(caplog):
+    model, options = llama(CONFIG), {"temperature": 0.8, "top_p": 0.9}
+    draw = make_generate(model.apply, empty_cache=partial(empty_cache, CONFIG), **options)
+    params, key = model.init(jax.random.key(3)), jax.random.key(1)
+    prompts = [[1, 2], [3, 4]]
+    first = np.stack([*draw(params, prompts, steps=6, key=key)], axis=1)
+    np.testing.assert_array_equal(first, texts(prompts, **options))
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        again = np.stack([*draw(params, prompts[::-1], steps=6, key=key)], axis=1)
+    assert again.shape == (2, 6) and "Finished XLA compilation" not in caplog.text

@@ -43,6 +43,7 @@ def by_inputs(
     finished: Finished | None = None,
     told_in: Told | None = None,
     asked: tuple[Any, ...] = (),
+    hold: bool = True,
 ) -> tuple[Params, dict[str, Any]]:
     """Changes the leaves that a rule chooses, each as a matrix with the statistic of its inputs.
 
@@ -61,6 +62,7 @@ def by_inputs(
         finished: Where stages that are done are kept, and looked for.
         told_in: How what `change` told goes into arrays and back; None if it tells nothing.
         asked: What else decides the result.
+        hold: Whether the new tree is wanted; if not, it is `params`, and none is held beside it.
 
     Raises:
         ValueError: If the rules do not fit the tree, a rule chooses a leaf that is in no product
@@ -98,8 +100,8 @@ def by_inputs(
         keeper.save(stage, of, arrays_of(new, told, codec))
         return tree.replace(params, new)
 
-    params = in_stages(read, params, batches, statistic, paths, changed, report, known=known)
-    return params, told
+    how = (read, params, batches, statistic, paths, changed, report)
+    return in_stages(*how, known=known, hold=hold), told
 
 
 def staged(stages: Sequence[str], paths: Sequence[str], purpose: str) -> dict[str, list[str]]:

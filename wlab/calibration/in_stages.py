@@ -48,6 +48,7 @@ def in_stages(
     *,
     known: Callable[[Params, str], Params | None] = lambda params, stage: None,
     along: Stages | None = None,
+    hold: bool = True,
 ) -> Params:
     """The tree after the last stage.
 
@@ -65,32 +66,49 @@ def in_stages(
         known: The tree with the leaves of a stage changed, if that was done before: then inputs
             are only handed on through it.
         along: Which other leaves a stage may change.
+        hold: Whether the tree is wanted. If not, a changed leaf is given up for what it was as
+            soon as no stage to come has to do with it, and what is returned is `params`.
 
     Raises:
         ValueError: As `collect`.
     """
+    first = tree.leaves(params)
     others = [(along or {}).get(stage, ()) for stage in stages]
     programs, kept = _prepared(read, params, batches, statistic, [*stages.values()], others)
     added = jax.jit(statistic.together, donate_argnums=0)
+    needed = _needed(programs, [*stages.values()], others)
     for at, stage in enumerate(stages):
         leaves, total = tree.leaves(params), None
-        before = known(params, stage)
+        new = known(params, stage)
         for i, of_batch in enumerate(programs):
             one = of_batch[at]
             operands = ([leaves[p] for p in one.leaves], one.consts, kept[i])
-            if before is None:
+            if new is None:
                 kept[i], found = one.run(*operands)
                 total = found if total is None else added(total, found)
             else:
                 kept[i] = one.pass_on(*operands)
             report(stage, i + 1)
-        if before is not None:
-            params = before
-            continue
-        seen = dict(zip(programs[0][at].chosen, total or (), strict=True))
-        refuse_bad(seen)
-        params = change(params, stage, seen)
+        if new is None:
+            seen = dict(zip(programs[0][at].chosen, total or (), strict=True))
+            refuse_bad(seen)
+            new = change(params, stage, seen)
+        done = [] if hold else [path for path in tree.paths(params) if path not in needed[at]]
+        params = tree.replace(new, {path: first[path] for path in done})
     return params
+
+
+def _needed(
+    programs: Sequence[Sequence[Program]],
+    stages: Sequence[Sequence[str]],
+    along: Sequence[Sequence[str]],
+) -> list[set[str]]:
+    """The leaves with which stages after each have to do."""
+    found: list[set[str]] = [set()]
+    for at in reversed(range(1, len(stages))):
+        read = (path for of_batch in programs for path in of_batch[at].leaves)
+        found.append(found[-1] | {*read, *stages[at], *along[at]})
+    return found[::-1]
 
 
 def _prepared(

@@ -92,6 +92,7 @@ def _run(
             stages=stages,
             report=lambda stage, _: told(next(done)),
             finished=None if args.resume is None else finished_in(args.resume),
+            codes_only=True,
         )
 
 

@@ -11,6 +11,7 @@ from wlab.models.encoder import Encoded as Encoded
 from wlab.models.encoder import EncoderConfig as EncoderConfig
 from wlab.models.encoder import encoder as encoder
 from wlab.models.generation import generate as generate
+from wlab.models.generation import make_generate as make_generate
 from wlab.models.generation import sample as sample
 from wlab.models.lenet5 import lenet5 as lenet5
 from wlab.models.llama import LlamaConfig as LlamaConfig

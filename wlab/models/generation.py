@@ -1,6 +1,7 @@
 """Text from a decoder, token by token, many rows at once."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -51,6 +52,50 @@ def sample(
     return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
 
 
+def make_generate(
+    apply: Callable[..., Any],
+    *,
+    empty_cache: Callable[..., Any],
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+) -> Callable[..., Iterator[np.ndarray]]:
+    """Builds `generate(params, prompts, *, steps, key)`, compiled once for all its calls.
+
+    It yields the next token of every row, `steps` times. Reading the prompts and going on by a
+    token are a program each; both are compiled anew for another number of rows, length of the
+    prompts or sum of length and steps. Prompts of unequal length are padded at their start, where
+    no token sees the padding. It raises ValueError if a prompt is empty.
+
+    Args:
+        apply: `(params, tokens, cache=) -> (logits, cache)`.
+        empty_cache: `(batch, length=, pads=) -> cache`.
+        temperature: As `sample`.
+        top_p: As `sample`.
+    """
+
+    @partial(jax.jit, donate_argnums=2)
+    def advance(params: Params, tokens: Array, cache: Any, key: Key) -> tuple[Array, Any]:
+        logits, cache = apply(params, tokens, cache=cache)
+        return sample(logits[:, -1], key, temperature=temperature, top_p=top_p), cache
+
+    def drawn(
+        params: Params, prompts: Sequence[Sequence[int]], *, steps: int, key: Key
+    ) -> Iterator[np.ndarray]:
+        longest = max(map(len, prompts), default=0)
+        if not all(map(len, prompts)) or not longest:
+            raise ValueError("generate: each prompt needs a token; begin with the network's BOS.")
+        pads = np.array([longest - len(prompt) for prompt in prompts], np.int32)
+        tokens = np.array([[0] * (longest - len(p)) + [*p] for p in prompts], np.int32)
+        cache = empty_cache(len(prompts), length=longest + steps - 1, pads=jnp.asarray(pads))
+        current = jnp.asarray(tokens)
+        for step in range(steps):
+            found, cache = advance(params, current, cache, jax.random.fold_in(key, step))
+            current = found[:, None]
+            yield np.asarray(found)
+
+    return drawn
+
+
 def generate(
     apply: Callable[..., Any],
     params: Params,
@@ -62,9 +107,9 @@ def generate(
     temperature: float = 1.0,
     top_p: float = 1.0,
 ) -> Iterator[np.ndarray]:
-    """Yields the next token of every row, `steps` times; the compiled step is used again.
+    """Yields the next token of every row, `steps` times, as `make_generate` does.
 
-    Prompts of unequal length are padded at their start, where no token sees the padding.
+    Each call compiles anew: whoever draws more than once builds with `make_generate` first.
 
     Args:
         apply: `(params, tokens, cache=) -> (logits, cache)`.
@@ -79,20 +124,5 @@ def generate(
     Raises:
         ValueError: If a prompt is empty, or an option is out of range.
     """
-    longest = max(map(len, prompts), default=0)
-    if not all(map(len, prompts)) or not longest:
-        raise ValueError("generate: each prompt needs a token; begin with the network's BOS.")
-    pads = np.array([longest - len(prompt) for prompt in prompts], np.int32)
-    tokens = np.array([[0] * (longest - len(p)) + [*p] for p in prompts], np.int32)
-
-    def advance(params: Params, tokens: Array, cache: Any, key: Key) -> tuple[Array, Any]:
-        logits, cache = apply(params, tokens, cache=cache)
-        return sample(logits[:, -1], key, temperature=temperature, top_p=top_p), cache
-
-    compiled = jax.jit(advance, donate_argnums=2)
-    cache = empty_cache(len(prompts), length=longest + steps - 1, pads=jnp.asarray(pads))
-    current = jnp.asarray(tokens)
-    for step in range(steps):
-        drawn, cache = compiled(params, current, cache, jax.random.fold_in(key, step))
-        current = drawn[:, None]
-        yield np.asarray(drawn)
+    drawn = make_generate(apply, empty_cache=empty_cache, temperature=temperature, top_p=top_p)
+    yield from drawn(params, prompts, steps=steps, key=key)

@@ -35,7 +35,7 @@ class AWQ(NamedTuple):
 
     Attributes:
         params: The tree: rounded leaves have their values, and those that carry a scale's inverse
-            are divided.
+            are divided; with `codes_only` as it was given.
         matrices: The codes of each rounded leaf, as a matrix of inputs by outputs (or a stack of
             them), by path.
         losses: ‖X(W − Ŵ)‖² / ‖XW‖² of each, of the scaled weights and inputs.
@@ -67,6 +67,7 @@ def awq(
     stages: Sequence[str] = (".*",),
     report: Report = lambda stage, done: None,
     finished: Finished | None = None,
+    codes_only: bool = False,
 ) -> AWQ:
     r"""Scales inputs by a power of their mean magnitude, then rounds weights to the nearest code.
 
@@ -90,6 +91,8 @@ def awq(
         report: Called with a stage and the number of its batches done.
         finished: Keeps the stages that are done, as `checkpoint.finished_in(folder)`: a run that
             was cut off goes on behind them.
+        codes_only: Whether no tree with the values of the codes is wanted: none is held then, as
+            by `gptq`.
 
     Raises:
         ValueError: If the rules do not fit the tree, a rule chooses a leaf that is in no product or
@@ -138,6 +141,7 @@ def awq(
         *(read, params, batches, inputs(), paths, changed, report),
         known=known,
         along={stage: [p.path for one in due[stage] for p in one.parts] for stage in paths},
+        hold=not codes_only,
     )
     return told._replace(params=params)
 

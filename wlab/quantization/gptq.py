@@ -23,7 +23,8 @@ class GPTQ(NamedTuple):
     """A network written in few bits.
 
     Attributes:
-        params: The tree, as `params` but for the values of its rounded leaves.
+        params: The tree, as it was given but for the values of its rounded leaves; with
+            `codes_only` as it was given.
         matrices: The codes of each of those, as a matrix of inputs by outputs (or a stack of
             them), by path. A leaf that is one has them in its own shape.
         losses: ‖X(W − Ŵ)‖² / ‖XW‖² of each, by path.
@@ -48,6 +49,7 @@ def gptq(
     stages: Sequence[str] = (".*",),
     report: Report = lambda stage, done: None,
     finished: Finished | None = None,
+    codes_only: bool = False,
 ) -> GPTQ:
     """Rounds weights input by input, and changes later ones so that outputs move least.
 
@@ -73,6 +75,8 @@ def gptq(
         report: Called with a stage and the number of its batches done.
         finished: Keeps the stages that are done, as `checkpoint.finished_in(folder)`: a run that
             was cut off goes on behind them.
+        codes_only: Whether no tree with the values of the codes is wanted: none is held then, and
+            memory is that of `params`, the codes, and what two stages need.
 
     Raises:
         ValueError: If the rules do not fit the tree, a rule chooses a leaf that is in no product or
@@ -113,6 +117,7 @@ def gptq(
         told_in=_TOLD,
         asked=(damping, act_order, groups, block, range_fn),
         purpose="gptq",
+        hold=not codes_only,
     )
     return GPTQ(rounded, *({path: of[i] for path, of in told.items()} for i in (0, 1)))
 

@@ -3,6 +3,7 @@
 from wlab.training.compile import Compiled as Compiled
 from wlab.training.compile import Mode as Mode
 from wlab.training.compile import compile_step as compile_step
+from wlab.training.distillation import distillation_loss as distillation_loss
 from wlab.training.distributed import initialize as initialize
 from wlab.training.evaluate import cross_entropy_sums as cross_entropy_sums
 from wlab.training.evaluate import make_evaluate as make_evaluate
