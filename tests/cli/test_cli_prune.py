@@ -185,6 +185,7 @@ def test_the_table_names_what_was_left_alone(source, tmp_path, capsys):
         ("block.0.attention.relative_attention_bias.weight", (4, 4), "float32", False),
         ("shared.weight", (4, 4), "float32", False),
         ("block_0/norm_1/scale", (1, 4), "float32", False),
+        ("rms_att_weight", (6, 4), "float32", False),
         ("mlp.shared_expert.up_proj.weight", (4, 4), "float32", True),
         ("mixer.token_mixing.kernel", (4, 4), "float32", True),
         ("growten/kernel_of_kiln", (4, 4), "float32", True),

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from story import PARAMS, STORY, TEXT
 from verbs import run_json, said
 
 from wlab import tree
@@ -18,55 +19,20 @@ from wlab.cli import quantized_k, quantized_leaves
 from wlab.cli.logit_distance import logit_distance
 from wlab.cli.main import main
 from wlab.cli.quantized_leaves import EMBEDDING, NORM
-from wlab.models import LlamaConfig, llama
+from wlab.models import llama
 from wlab.pretrained import export, from_gguf, maps
 from wlab.quantization.files import from_arrays
 from wlab.quantization.gguf_k_blocks import k_blocks
 from wlab.quantization.k_quants import KQuant
 
-WORDS = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "a", "b", "▁a"]
-STORY = LlamaConfig(
-    layers=1, width=32, heads=4, kv_heads=4, ffn=32, vocab=len(WORDS), context=16, tied=True
-)
-PARAMS = llama(STORY).init(jax.random.key(0))
 FLAT = {path: np.asarray(leaf) for path, leaf in tree.leaves(PARAMS).items()}
 KERNELS = [path for path in FLAT if path.endswith("kernel")]
-TEXT = "ab ab a b aab ba ab b a ab abab b aa ab a b a ba" * 3
 
 
 @pytest.fixture
 def source(tmp_path) -> str:
     save_safetensors(tmp_path / "w.safetensors", PARAMS, metadata={"made by": "a test"})
     return str(tmp_path / "w.safetensors")
-
-
-@pytest.fixture
-def gguf_file(tmp_path) -> str:
-    metadata = {
-        "general.architecture": "llama",
-        "general.file_type": 0,
-        "llama.block_count": 1,
-        "llama.embedding_length": 32,
-        "llama.attention.head_count": 4,
-        "llama.attention.head_count_kv": 4,
-        "llama.feed_forward_length": 32,
-        "llama.context_length": 16,
-        "llama.attention.layer_norm_rms_epsilon": 1e-5,
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": WORDS,
-        "tokenizer.ggml.scores": [0.0] * 259 + [-1.0, -2.0, -3.0, -0.5],
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-    }
-    arrays = export(PARAMS, maps.llama_gguf(1, heads=4, kv_heads=4, tied=True))
-    save_gguf(tmp_path / "w.gguf", arrays, metadata=metadata)
-    return str(tmp_path / "w.gguf")
-
-
-@pytest.fixture
-def words(tmp_path) -> str:
-    (tmp_path / "t.txt").write_text(TEXT)
-    return str(tmp_path / "t.txt")
 
 
 def arrays_of(path) -> dict[str, np.ndarray]:
@@ -422,7 +388,7 @@ def test_quantizing_twice_and_other_refusals_name_what_to_do(source, tmp_path, c
     assert "is quantized already" in said(capsys, "plan", target, *flags)
     assert "is there: --force" in said(capsys, "quantize", source, target, *flags)
     error = said(capsys, "quantize", source, again, *flags, "--method", "gptq", "--data", "x")
-    assert "what runs them is not known" in error and "--method nearest, or hqq" in error
+    assert "what runs them is not known" in error and "nearest and hqq quantize" in error
     error = said(capsys, "verify", source, target, "--data", "x")
     assert "what runs them is not known" in error
     error = said(capsys, "quantize", source, tmp_path / "x.gguf", "--format", "ggml_q4_0")
@@ -522,6 +488,7 @@ def test_a_full_disk_leaves_the_old_file(source, capsys, monkeypatch):
         ("h.0.ln_1.weight", (1, 4), "float32", NORM),
         ("transformer.ln_f.weight", (4,), "float32", NORM),
         ("blk.0.attn_norm.weight", (4,), "float32", NORM),
+        ("rms_ffn_weight", (6, 4), "float32", NORM),
     ],
 )
 def test_leaves_are_left_alone_for_a_reason(name, shape, dtype, why):

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from wlab.cli import shelf
+from wlab.cli import reading, shelf
 from wlab.cli.number import number
 
 
@@ -39,9 +39,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     began = time.monotonic()
     network = shelf.network(args.network, args)
     loaded = time.monotonic()
-    words = network.tokenizer
-    if words is None:
-        raise ValueError(f"{args.network} has no tokenizer: a text cannot be read.")
+    words = reading.tokenizer(network, args.network)
     prompts = [_read(prompt, words, args) for prompt in args.prompt]
     given = [[] if args.chat else prompt for prompt in prompts]  # shown before what is drawn
     rows: list[list[int]] = [[] for _ in prompts]

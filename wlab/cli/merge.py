@@ -25,7 +25,6 @@ METHODS = {
 }
 _OPTIONS = sorted({name for names in METHODS.values() for name in names})
 _SIGNS = ("mergekit", "peft", "peft-frequency")
-_WEIGHTS = "model.safetensors"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,16 +53,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     _refuse_misuse(args)
     sources = [weight_files.source_of(name, args) for name in args.models]
     recipe = _recipe(args)
-    target = args.out if weight_files.ending(args.out) else args.out / _WEIGHTS
-    words = {"merged": json.dumps(recipe)} | dict(sources[0].metadata)
+    target = weight_files.file_in(args.out, args.models[0])
+    words = weight_files.words_in(args.out) | dict(sources[0].metadata)
+    words = {"merged": json.dumps(recipe)} | words
     metadata = words if target.suffix != ".gguf" or sources[0].format == "gguf" else {}
-    _refuse_a_folder_of_no_hub(args)
     write = weight_files.writer(target, metadata, force=args.force or args.dry_run)
     found = _merged(args, sources)
     if not args.dry_run:
-        if target != args.out:
-            args.out.mkdir(parents=True, exist_ok=True)
-            weight_files.copy_beside(Path(args.models[0]), args.out)
+        weight_files.make_folder(args.out, args.models[0])
         weight_files.write(write, target, found)
     total = sum(array.nbytes for array in found.values())
     return {
@@ -88,14 +85,6 @@ def _refuse_misuse(args: argparse.Namespace) -> None:
             args.usage_error(f"{args.method} takes no --{name}.")
     if "density" in METHODS[args.method] and args.density is None:
         args.usage_error(f"{args.method} needs --density, as 0.2.")
-
-
-def _refuse_a_folder_of_no_hub(args: argparse.Namespace) -> None:
-    if not weight_files.ending(args.out) and not Path(args.models[0]).is_dir():
-        raise ValueError(
-            f"{args.out} has no ending, so it would be a folder like {args.models[0]}, which is "
-            f"none. End it in {', '.join(weight_files.ENDINGS)}."
-        )
 
 
 def _recipe(args: argparse.Namespace) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 import argparse
 import time
-from pathlib import Path
 from typing import Any
 
-from wlab.cli import shelf
+from wlab.cli import reading, shelf
 from wlab.cli.number import number
 
 
@@ -25,11 +24,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from wlab.data.progress import progress
 
     began = time.monotonic()
-    written = _read(args)
+    written = reading.written(args.text, args, part="test")
     network = shelf.network(args.network, args)
-    if network.tokenizer is None:
-        raise ValueError(f"{args.network} has no tokenizer: a text cannot be read.")
-    tokens = network.tokenizer.encode(written)
+    tokens = reading.tokenizer(network, args.network).encode(written)
     if args.tokens is not None:
         tokens = tokens[: args.tokens + 1]
     with progress(args.network, len(tokens), unit="tokens") as report:
@@ -51,12 +48,3 @@ def text(result: dict[str, Any]) -> str:
         f"perplexity {result['perplexity']} ({result['nats']} nats) over {result['tokens']:,} "
         f"tokens, context {result['context']}, {result['seconds']} s"
     )
-
-
-def _read(args: argparse.Namespace) -> str:
-    from wlab import data
-
-    if args.text in data.SOURCES:
-        files = data.read_text(args.text, cache=args.cache)
-        return files.get("test", next(iter(files.values()))).decode()
-    return Path(args.text).read_text()

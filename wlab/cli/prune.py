@@ -1,11 +1,14 @@
-"""`wlab prune SRC DST --density 0.5`: zeroes the smallest weights of a file; needs no data.
+"""`wlab prune SRC DST --density 0.5`: zeroes the weights of a file that matter least.
 
-Leaves are read, pruned and written one at a time; only `--allocation globally` first holds all that
-it ranks. `--packed` writes leaves without their zeros, and holds those until all are pruned.
+By magnitude leaves are read, pruned and written one at a time; only `--allocation globally` first
+holds all that it ranks. `--method wanda` and `sparsegpt` need a network that wlab knows and a text,
+and hold the network twice. `--packed` writes leaves without their zeros, and holds those until all
+are pruned. Where the target has no ending, it becomes a folder of the hub like the source.
 """
 
 import argparse
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,21 +17,28 @@ from typing import Any
 import numpy as np
 
 from wlab.checkpoint import Lazy, Source
-from wlab.cli import packed_files, shelf, thinning, weight_files
+from wlab.cli import by_text, packed_files, pruned_by_text, shelf, thinning, weight_files
 from wlab.cli.number import number
 from wlab.table import from_records
 
 _ALLOCATIONS = ("uniform", "globally", "erk")
 _REMAINDERS = ("refuse", "dense", "share")
 _SHOWN = 8
-_OPTIONS = ("density", "rules", "allocation", "keep", "of", "axis", "remainder")
+_OPTIONS = ("method", "density", "rules", "allocation", "keep", "of", "axis", "remainder")
+_READING = ("data", "context", "windows")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
     flag = parser.add_argument
     flag("source", help=weight_files.SOURCE)
-    flag("target", type=Path, help=f"ends in {', '.join(weight_files.ENDINGS)}")
+    flag("target", type=Path, help=f"ends in {', '.join(weight_files.ENDINGS)}, or a folder")
+    flag(
+        "--method",
+        choices=("magnitude", *pruned_by_text.METHODS),
+        default="magnitude",
+        help="what weights are ranked by; sparsegpt also changes those that stay [magnitude]",
+    )
     flag("--density", type=number(float, 0, 1), help="the fraction kept")
     thinning.rules_argument(
         parser,
@@ -40,6 +50,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     flag("--axis", type=int, help="N:M: along which they stand [-2, the inputs; of PyTorch's -1]")
     flag("--remainder", choices=_REMAINDERS, help="N:M: what a last short group becomes [refuse]")
     flag("--packed", action="store_true", help="without the zeros, where that takes fewer bytes")
+    by_text.arguments(parser, pruned_by_text.METHODS)
     weight_files.arguments(parser)
     shelf.places(parser)
     parser.set_defaults(usage_error=parser.error)
@@ -53,38 +64,43 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     packed: dict[str, Any] = {}
     write = _writer(args, source, packed)
     plain = {name: array.plain(args.dtype) for name, array in source.arrays.items()}
-    choosers = _choosers(plain, args)
-    pruned = {
-        name: thinning.thinned(name, array, choosers[name]) if name in choosers else array
-        for name, array in plain.items()
-    }
-    noted = {name: _noted(name, array, kept) for name, array in pruned.items()}
-    weight_files.write(write, args.target, noted)
+    pruned, losses = _pruned(args, plain)
+    noted = {name: _noted(name, array, kept) for name, array in (plain | pruned).items()}
+    if not args.dry_run:
+        weight_files.make_folder(args.target, args.source)
+    weight_files.write(write, weight_files.file_in(args.target, args.source), noted)
     rows = {
         name: _row(name, source.arrays[name], packed.get(name, array), kept[name])
         for name, array in plain.items()
     }
-    chosen = [row for name, row in rows.items() if name in choosers]
+    chosen = [row for name, row in rows.items() if name in pruned]
     return {
         "source": args.source,
         "target": str(args.target),
         "written": not args.dry_run,
         "leaves": chosen,
-        "left_alone": [name for name in rows if name not in choosers],
+        "left_alone": [name for name in rows if name not in pruned],
         "totals": [_sum("all pruned", chosen), _sum("the model", list(rows.values()))],
+        "losses": losses,
     }
 
 
 def text(result: dict[str, Any]) -> str:
-    """A row a leaf that is pruned, two sums, what was left alone, and the file."""
-    table = from_records([*result["leaves"], *result["totals"]])
+    """A row a leaf that is pruned, two sums, what was lost and left alone, and the file."""
     left, total = result["left_alone"], result["totals"][-1]
     names = ", ".join(left[:_SHOWN]) + (", …" if len(left) > _SHOWN else "")
     verb = "wrote" if result["written"] else "would write"
-    return (
-        f"{table}\nleft alone: {len(left)} leaves{f' ({names})' if left else ''}\n"
-        f"{verb} {total['after']:,} bytes of weights: {result['target']}"
-    )
+    lines = [
+        str(from_records([*result["leaves"], *result["totals"]])),
+        f"left alone: {len(left)} leaves{f' ({names})' if left else ''}",
+        f"{verb} {total['after']:,} bytes of weights: {result['target']}",
+    ]
+    if losses := result["losses"]:
+        worst = max(losses, key=losses.__getitem__)
+        middle = statistics.median(losses.values())
+        lost = f"lost of a leaf's squared outputs: {middle:.3f} in the middle"
+        lines.insert(1, f"{lost}, {losses[worst]:.3f} at most, of {worst}")
+    return "\n".join(lines)
 
 
 def _refuse_misuse(args: argparse.Namespace) -> None:
@@ -102,6 +118,21 @@ def _refuse_misuse(args: argparse.Namespace) -> None:
         args.usage_error(f"--keep {args.keep} is more than --of {args.of}.")
     if args.packed and args.target.suffix != ".safetensors":
         args.usage_error(f"--packed writes .safetensors, not {args.target}.")
+    by_text.refuse_misuse(args, pruned_by_text.METHODS)
+    if args.method != "magnitude" and (args.allocation is not None or args.axis is not None):
+        args.usage_error(
+            f"--allocation and --axis go with --method magnitude: {args.method} keeps as large a "
+            "part of each leaf, and knows which axes are inputs."
+        )
+
+
+def _pruned(args: argparse.Namespace, arrays: Mapping[str, Lazy]) -> pruned_by_text.Pruned:
+    """The arrays that are chosen, as they are once they have been read and pruned."""
+    if args.method in pruned_by_text.METHODS:
+        return pruned_by_text.pruned(args, arrays)
+    chosen = _choosers(arrays, args).items()
+    thinned = {name: thinning.thinned(name, arrays[name], choose) for name, choose in chosen}
+    return pruned_by_text.Pruned(thinned, {})
 
 
 def _choosers(arrays: Mapping[str, Lazy], args: argparse.Namespace) -> dict[str, thinning.Chooser]:
@@ -119,11 +150,15 @@ def _choosers(arrays: Mapping[str, Lazy], args: argparse.Namespace) -> dict[str,
 
 def _writer(args: argparse.Namespace, source: Source, packed: dict[str, Any]) -> weight_files.Write:
     """What writes the arrays, or on a dry run only reads them; fills in what was packed."""
-    recipe = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
-    metadata = {**source.metadata, "pruned": json.dumps(recipe)}
+    options = _OPTIONS if args.data is None else (*_OPTIONS, *_READING)
+    recipe = {name: getattr(args, name) for name in options if getattr(args, name) is not None}
+    words = weight_files.words_in(args.target) | dict(source.metadata)
+    metadata = words | {"pruned": json.dumps(recipe)}
     keeps_metadata = args.target.suffix != ".gguf" or source.format == "gguf"
     write = weight_files.writer(
-        args.target, metadata if keeps_metadata else {}, force=args.force or args.dry_run
+        weight_files.file_in(args.target, args.source),
+        metadata if keeps_metadata else {},
+        force=args.force or args.dry_run,
     )
 
     def write_packed(target: Path, arrays: Mapping[str, Lazy]) -> None:
@@ -143,7 +178,11 @@ def _forms(args: argparse.Namespace) -> Sequence[Any]:
     from wlab.pruning.forms import NM, Bitmask
     from wlab.pruning.packed_trees import FORMS
 
-    return FORMS if args.of is None else (NM(args.keep, args.of, _axis(args)), Bitmask())
+    if args.of is None:
+        return FORMS
+    # A text's methods find the inputs of each array by themselves.
+    axes = (_axis(args),) if args.method == "magnitude" else (-2, -1)
+    return (*(NM(args.keep, args.of, axis) for axis in axes), Bitmask())
 
 
 def _axis(args: argparse.Namespace) -> int:

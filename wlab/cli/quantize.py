@@ -23,6 +23,7 @@ import numpy as np
 from wlab import checkpoint
 from wlab.checkpoint import Lazy
 from wlab.cli import (
+    by_text,
     plan,
     quantized_by_text,
     quantized_gguf,
@@ -33,7 +34,6 @@ from wlab.cli import (
     shelf,
     weight_files,
 )
-from wlab.cli.number import number
 from wlab.cli.quantized_by_text import Method
 from wlab.cli.quantized_source import BY_TEXT, Opened, opened
 
@@ -47,10 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     flag("source", help="a file of any format, a folder of the hub, or of `wlab weights list`")
     flag("target", type=Path, help=".safetensors, .gguf or .onnx, or a folder of the hub")
     quantized_leaves.arguments(parser)
-    flag("--data", help="for gptq, awq: a text file, or a text of `wlab data list`")
-    flag("--context", type=number(int, 1), default=128, help="for gptq, awq: tokens a window [128]")
-    flag("--windows", type=number(int, 1), default=64, help="for gptq, awq: how many [64]")
-    flag("--resume", type=Path, metavar="FOLDER", help="for gptq, awq: keep blocks that are done")
+    by_text.arguments(parser, BY_TEXT)
     weight_files.arguments(parser)
     shelf.places(parser)
     parser.set_defaults(usage_error=parser.error)
@@ -101,10 +98,7 @@ def _refuse_misuse(args: argparse.Namespace) -> None:
         args.usage_error(f"{args.target} must end in .safetensors, .gguf or .onnx, or be a folder.")
     if args.target.suffix == ".gguf" and not args.format.startswith("ggml_"):
         args.usage_error(f"GGUF files take ggml_q4_0 to ggml_q6_k, not {args.format}.")
-    if (args.method in BY_TEXT) != (args.data is not None):
-        args.usage_error("--method gptq and awq take --data, a text to read; nothing else does.")
-    if args.resume is not None and args.method not in BY_TEXT:
-        args.usage_error("--resume goes with --method gptq and awq: the others take minutes.")
+    by_text.refuse_misuse(args, BY_TEXT)
     if args.target.exists() and not args.force and not args.dry_run:
         raise FileExistsError(f"{args.target} is there: --force replaces it.")
 

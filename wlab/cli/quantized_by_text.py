@@ -1,16 +1,15 @@
 """GPTQ and AWQ on a network that wlab knows, from a text that it reads."""
 
 import argparse
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from wlab.cli.quantized_source import Opened, leaves_of, tokens_of
+from wlab.cli import by_text
+from wlab.cli.quantized_source import Opened, leaves_of
 
 Method: TypeAlias = Callable[[str, np.ndarray, Any], Any]
 """A leaf's path, its array and its format → the QTensor."""
@@ -28,15 +27,6 @@ def by_gptq(args: argparse.Namespace, source: Opened, choices: Mapping[str, Any]
     from wlab import quantization
 
     return _codes_of(_run(quantization.gptq, args, source, choices))
-
-
-def _blocks(network: Any, choices: Mapping[str, Any]) -> list[str]:
-    """A pattern for the leaves of each block that are rounded, in the order of the network."""
-    from wlab import pretrained
-
-    used = [use.path for use in pretrained.as_graph(network).uses]
-    chosen = [path for path in used if not isinstance(choices.get(path, ""), str)]
-    return [f"{re.escape(first)}(/.*)?" for first in dict.fromkeys(p.split("/")[0] for p in chosen)]
 
 
 def by_awq(
@@ -68,36 +58,12 @@ def _codes_of(found: Any) -> Method:
 def _run(
     method: Callable[..., Any], args: argparse.Namespace, source: Opened, choices: Mapping[str, Any]
 ) -> Any:
-    """What a method that comes to one block after another makes of the network and the text."""
-    from wlab.checkpoint import finished_in
-    from wlab.data.progress import progress
-
-    network = source.network
-    for name, choice in choices.items():
-        if not isinstance(choice, str) and len(source.arrays[name].shape) != 2:
+    """What a method makes of the leaves that have a format."""
+    formats = {name: choice for name, choice in choices.items() if not isinstance(choice, str)}
+    for name in formats:
+        if len(source.arrays[name].shape) != 2:
             raise ValueError(
                 f"leaf {name!r} of shape {source.arrays[name].shape} is not a matrix of inputs by "
                 f"outputs: leave it alone with --rules '{name}=no', or take --method nearest."
             )
-    batches = _batches(args, network)
-    rules = [(re.escape(n), f) for n, f in choices.items() if not isinstance(f, str)]
-    stages = _blocks(network, choices)
-    with progress(f"{args.method}, the text", len(stages) * len(batches), unit="windows") as told:
-        done = count(1)
-        return method(
-            lambda params, tokens: network.model.apply(params, tokens),
-            network.params,
-            batches,
-            [*rules, (".*", None)],
-            stages=stages,
-            report=lambda stage, _: told(next(done)),
-            finished=None if args.resume is None else finished_in(args.resume),
-            codes_only=True,
-        )
-
-
-def _batches(args: argparse.Namespace, network: Any) -> list[tuple[np.ndarray]]:
-    from wlab.data import windows
-
-    rows = windows(tokens_of(network, args), args.context)[: args.windows]
-    return [(row[None, :-1],) for row in rows]
+    return by_text.run(method, args, source.network, formats, codes_only=True)

@@ -25,7 +25,7 @@ EMBEDDING, NORM = "an embedding, gathered", "a norm"
 _EMBEDDING = re.compile(
     r"embd|embed|cls_token|relative_|(^|[./_])(wte|wpe)|(^|[./])shared[./]weight", re.I
 )
-_NORM = re.compile(r"norm|(^|[./_])ln([_.\d/]|$)", re.I)
+_NORM = re.compile(r"norm|(^|[./_])(ln([_.\d/]|$)|rms_)", re.I)
 # PyTorch's and equinox's name of what has outputs first; GPT-2's has not, in the hub's files.
 _OUTPUTS_FIRST = re.compile(r"(?<!c_attn|c_proj)(?<!c_fc)[./]weight$")
 _DTYPES = ("float32", "bfloat16", "float16")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wlab.checkpoint import Lazy, Source, open_source
-from wlab.cli import quantized_files, shelf
+from wlab.cli import quantized_files, reading, shelf
 
 BY_TEXT = ("gptq", "awq")  # the methods that run the network
 
@@ -69,8 +69,8 @@ def named_network(args: argparse.Namespace, **options: Any) -> Any:
     if not shelf.is_named(args.source) and not path.is_dir() and path.suffix != ".gguf":
         raise ValueError(
             f"{args.source} is a file of arrays, and what runs them is not known: give a name of "
-            "`wlab weights list`, a folder of the hub, or a GGUF file. To quantize without one "
-            "there is --method nearest, or hqq."
+            "`wlab weights list`, a folder of the hub, or a GGUF file. Without one --method "
+            "nearest and hqq quantize, and magnitude prunes."
         )
     return shelf.network(args.source, args, **options)
 
@@ -81,16 +81,8 @@ def tokens_of(network: Any, args: argparse.Namespace) -> np.ndarray:
     Raises:
         ValueError: If it has none.
     """
-    from wlab import data
-
-    if network.tokenizer is None:
-        raise ValueError(f"{args.source} has no tokenizer: a text cannot be read.")
-    if args.data in data.SOURCES:
-        files = data.read_text(args.data, cache=args.cache)
-        written = files.get("test", next(iter(files.values()))).decode()
-    else:
-        written = Path(args.data).read_text()
-    return np.asarray(network.tokenizer.encode(written), np.int32)
+    words = reading.tokenizer(network, args.source)
+    return np.asarray(words.encode(reading.written(args.data, args, part="test")), np.int32)
 
 
 def leaves_of(network: Any) -> dict[str, Lazy]:

@@ -16,7 +16,7 @@ Chooser: TypeAlias = Callable[[Any], Any]
 
 # Papers leave embeddings and norms as they are: so does this, unless a rule says otherwise.
 _SPARED = re.compile(
-    r"embd|embed|norm|cls_token|relative_|(^|[./_])(ln|wte|wpe)|(^|[./])shared[./]weight", re.I
+    r"embd|embed|norm|cls_token|relative_|(^|[./_])(ln|wte|wpe|rms_)|(^|[./])shared[./]weight", re.I
 )
 _RANKED = ("float32", "bfloat16", "float16")
 _BY_NAME = "by name"

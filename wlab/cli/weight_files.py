@@ -72,6 +72,36 @@ def ending(path: Path) -> str:
     return path.suffix if path.suffix[1:2].isalpha() else ""
 
 
+def file_in(target: Path, like: str) -> Path:
+    """The file of the weights: the target, or in it if that has no ending: a folder of the hub.
+
+    Raises:
+        ValueError: If it would be a folder like one that is none, or that folder itself.
+    """
+    if ending(target):
+        return target
+    if target.exists() and target.samefile(like):
+        raise ValueError(f"{target} would replace itself file by file: name another folder.")
+    if not Path(like).is_dir():
+        raise ValueError(
+            f"{target} has no ending, so it would be a folder like {like}, which is none. "
+            f"End it in {', '.join(ENDINGS)}."
+        )
+    return target / "model.safetensors"
+
+
+def words_in(target: Path) -> dict[str, str]:
+    """What the file of the weights has to say for transformers to read it in a folder."""
+    return {} if ending(target) else {"format": "pt"}
+
+
+def make_folder(target: Path, like: str) -> None:
+    """Makes the folder and what is in it beside the weights, if the target is to be one."""
+    if not ending(target):
+        target.mkdir(parents=True, exist_ok=True)
+        copy_beside(Path(like), target)
+
+
 def copy_beside(folder: Path, target: Path, *, but: str = "") -> None:
     """Copies configuration and vocabulary; no weights, no list of them, nothing that is code."""
     for file in sorted(folder.iterdir()):
