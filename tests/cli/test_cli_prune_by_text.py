@@ -212,10 +212,13 @@ def test_what_cannot_be_done_is_named(gguf_file, flags, tmp_path, capsys):
     error = said(capsys, "prune", file, target, "--density", "0.5", *flags)
     assert "what runs them is not known" in error and "magnitude prunes" in error
     error = said(capsys, "prune", gguf_file, target, "--keep", 1, "--of", 5, *flags)
-    assert "leaf 'blk.0.attn_q.weight': groups of 5 do not divide 32 inputs" in error
+    assert "leaf 'blk.0.attn_q.weight': groups of 5 do not divide the 32 entries" in error
     (tmp_path / "t.txt").write_text("a")
     error = said(capsys, "prune", gguf_file, target, "--density", "0.5", *flags)
     assert "too few for one window" in error
+    (tmp_path / "t.txt").write_bytes(b"ab \xff")
+    error = said(capsys, "prune", gguf_file, target, "--density", "0.5", *flags)
+    assert "t.txt is no text in UTF-8: invalid start byte at byte 3" in error
     assert not target.exists()
 
 

@@ -1,5 +1,6 @@
 """What each leaf is used for, written down by hand; the same on every version of JAX."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
@@ -223,3 +224,13 @@ def test_a_report_has_a_row_a_use():
         "fan in": 16,
         "fan out": 48,
     }
+
+
+def test_parameters_that_are_no_arrays_are_named_with_the_remedy():
+    model = eqx.nn.MLP(3, 2, 4, depth=1, key=jax.random.key(0))
+    x = jnp.ones(3)
+    with pytest.raises(TypeError, match=r"'activation' .* no array but a .*eqx\.partition"):
+        read(lambda model, x: model(x), model, x)
+    arrays, rest = eqx.partition(model, eqx.is_array)
+    found = read(lambda arrays, x: eqx.combine(arrays, rest)(x), arrays, x)
+    assert found.of("layers/0/weight")[0].primitive == DOT

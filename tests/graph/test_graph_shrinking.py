@@ -333,3 +333,11 @@ def test_equinox_modules_come_back_as_modules():
     groups = grouped(net("equinox mlp"))
     small = graph.shrink(groups, half(groups)).params(params)
     assert isinstance(small, eqx.nn.MLP) and small.layers[0].weight.shape == (6, 4)
+
+
+def test_an_optimizers_state_is_for_like():
+    groups = grouped(net("plain mlp"))
+    params = net("plain mlp")[1]
+    small, state = graph.shrink(groups, half(groups)), optax.adam(1e-3).init(params)
+    with pytest.raises(ValueError, match=r"no leaf '0/count'.* smaller by `like\(state, params\)`"):
+        small.params(state)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wlab.pruning import Neighbours, PerLeaf, PerOutput, chosen, nm_mask
+from wlab.pruning import Neighbours, PerLeaf, PerOutput, chosen, magnitude, nm_mask
+from wlab.pruning.patterns import patterned
 
 
 def largest(scores: np.ndarray, k: int) -> np.ndarray:
@@ -98,3 +99,44 @@ def test_a_mesh_gives_the_same_groups():
     for axis in (0, 1):
         mask = jax.jit(lambda s, axis=axis: nm_mask(s, keep=2, of=4, axis=axis))
         np.testing.assert_array_equal(mask(there), mask(scores))
+
+
+def test_neighbours_stand_along_the_axis_that_is_asked_for():
+    """Outputs first, as in equinox: the mask of the transposed leaf, transposed."""
+    scores = jax.random.normal(jax.random.key(0), (3, 6, 8))
+    found = chosen(Neighbours(1, 4, axis=-1), scores)
+    wanted = chosen(Neighbours(1, 4), jnp.swapaxes(scores, -1, -2))
+    np.testing.assert_array_equal(found, jnp.swapaxes(wanted, -1, -2))
+    kernel = jax.random.normal(jax.random.key(1), (5, 8, 3, 3))  # outputs, inputs, height, width
+    found = chosen(Neighbours(2, 4, axis=1), kernel)
+    wanted = chosen(Neighbours(2, 4), kernel.transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(found, wanted.transpose(3, 2, 0, 1))
+
+
+def test_neighbours_along_an_axis_are_trained_and_misfits_named():
+    params = {"weight": jax.random.normal(jax.random.key(0), (6, 8))}
+    transform = magnitude(1.0, [("weight", Neighbours(1, 4, axis=-1))], every=1)
+    stored, state = transform.init(params, jax.random.key(0))
+    state = transform.update(stored, None, state, 0)
+    left = transform.project(stored, state)["weight"].reshape(6, 2, 4)
+    np.testing.assert_array_equal(jnp.count_nonzero(left, axis=-1), 1)
+    np.testing.assert_array_equal(
+        jnp.abs(left).max(-1), jnp.abs(params["weight"]).reshape(6, 2, 4).max(-1)
+    )
+    for axis, message in ((-2, "do not divide the 6 entries of its axis -2"), (2, "no axis 2")):
+        with pytest.raises(ValueError, match=f"'weight'.*{message}"):
+            magnitude(1.0, [("weight", Neighbours(1, 4, axis=axis))]).init(params, None)
+
+
+def test_a_density_stands_for_a_pattern_of_it():
+    rules = [("a", 0.5), ("b", 1), ("c", None), ("d", False), ("e", Neighbours(2, 4))]
+    found = patterned(rules, PerOutput, purpose="here")
+    assert [x for _, x in found] == [PerOutput(0.5), PerOutput(1), None, None, Neighbours(2, 4)]
+    for given_, error, message in (
+        (True, TypeError, "here: rule 'a' says True; it has to be a pattern"),
+        ("x", TypeError, "'a' says 'x'"),
+        (1.5, ValueError, "got 1.5"),
+        (Neighbours(2, 4, axis=-1), ValueError, "'a' has neighbours along axis -1"),
+    ):
+        with pytest.raises(error, match=message):
+            patterned([("a", given_)], PerOutput, purpose="here")

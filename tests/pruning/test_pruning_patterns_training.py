@@ -241,7 +241,11 @@ def test_groups_within_a_shard_are_chosen_without_a_look_at_another(pattern, cou
 @pytest.mark.parametrize(
     ("pattern", "shape", "said"),
     [
-        (Neighbours(2, 4), (10, 3), r"shape \(10, 3\): groups of 4 do not divide 10 inputs.*share"),
+        (
+            Neighbours(2, 4),
+            (10, 3),
+            r"shape \(10, 3\): groups of 4 do not divide the 10 entries.*share",
+        ),
         (Blocks(0.5, (4, 4)), (8, 6), r"tiles of 4 × 4 do not divide 8 inputs × 6 outputs.*share"),
         (PerOutput(0.5), (8,), r"shape \(8,\): it is no matrix, which PerOutput.*Give it a dens"),
     ],

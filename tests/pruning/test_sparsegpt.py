@@ -112,3 +112,9 @@ def test_batches_that_are_no_tuples_are_refused(params, batches):
 def test_zeros_are_refused_by_name(params):
     with pytest.raises(ValueError, match="are zero in this data"):
         sparsegpt(network, params, [(jnp.zeros((4, 16)),)], RULES)
+
+
+def test_a_density_alone_is_per_leaf(params, batches):
+    found = sparsegpt(network, params, batches, [(".*", 0.5)]).params
+    wanted = sparsegpt(network, params, batches, [(".*", PerLeaf(0.5))]).params
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)

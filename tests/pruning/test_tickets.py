@@ -107,3 +107,12 @@ def test_signs_alone(masks):
     np.testing.assert_allclose(found["a"], expected, rtol=1e-6)
     ones = tickets.signed(weights(0), masks, scale=lambda leaf: jnp.float32(1))
     assert set(np.unique(ones["b"])) == {-1, 0, 1}
+
+
+def test_masks_of_another_tree_are_named():
+    masks = tickets.all_kept(weights(0), RULES)
+    for of in (tickets.rewound, tickets.signed):
+        with pytest.raises(ValueError, match="a mask of 'a', but no such leaf; there are b"):
+            of({"b": weights(0)["b"]}, masks)
+    with pytest.raises(ValueError, match="'b' is pruned, but the round before has no mask of it"):
+        tickets.next_masks(weights(0), {"a": masks["a"]}, 0.5, RULES)

@@ -190,3 +190,11 @@ def test_no_data_and_zeros_are_refused(params):
     with pytest.raises(ValueError, match="are zero in this data"):
         wanda(network, params, [(jnp.zeros((2, 8)),)], RULES)
     assert pruning.wanda is wanda
+
+
+def test_a_density_alone_is_per_output_and_true_is_refused(params, batches):
+    found = wanda(network, params, batches, [(".*", 0.5)])
+    wanted = wanda(network, params, batches, RULES)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    with pytest.raises(TypeError, match=r"wanda: rule '\.\*' says True"):
+        wanda(network, params, batches, [(".*", True)])

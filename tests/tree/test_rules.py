@@ -112,3 +112,17 @@ def test_every_leaf_has_the_value_of_the_first_rule_that_fits(paths: set[str], s
     else:
         with pytest.raises(ValueError, match="matches no leaf"):
             tree.match(rules, sorted(paths))
+
+
+@pytest.mark.parametrize(
+    "rules", [{".*": 1}, (".*", 1), ".*", [(".*", 1, 2)], [".*", "x*"], [(1, ".*")], [".*"], 3]
+)
+def test_what_is_no_list_of_pairs_is_refused(rules: Any):
+    with pytest.raises(
+        TypeError, match=r"decay: rules are a list of \(regex, value\) in the order"
+    ):
+        tree.refuse_no_pairs(rules, "decay")
+
+
+def test_pairs_may_be_lists():
+    tree.refuse_no_pairs((["w", 3],), "decay")

@@ -1,5 +1,6 @@
 """Counts, bytes and norms, exact where they can be."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -102,3 +103,14 @@ def test_norms_take_integers_and_complex_numbers():
 def test_norms_run_under_jit_and_differentiate():
     norm = jax.jit(jax.grad(lambda p: tree.global_norm(p)))
     np.testing.assert_allclose(norm({"a": jnp.array([3.0, 4.0])})["a"], [0.6, 0.8], rtol=1e-6)
+
+
+def test_leaves_that_are_no_arrays_are_not_counted():
+    model = eqx.nn.MLP(3, 2, 4, depth=1, key=jax.random.key(0))
+    sizes = {"layers/0/weight": 12, "layers/0/bias": 4, "layers/1/weight": 8, "layers/1/bias": 2}
+    assert {path: leaf.size for path, leaf in tree.arrays(model).items()} == sizes
+    assert set(tree.leaves(model)) > set(sizes)  # the activation is a leaf
+    assert (tree.count(model), tree.nbytes(model)) == (26, 104)
+    assert tree.nonzero(model) == sizes and tree.density(model) == 1
+    assert set(tree.norms(model)) == set(sizes) == set(tree.resolve([(".*", None)], model))
+    assert [*tree.arrays({"a": 1.5, "b": np.zeros(2), "c": "text", "d": jnp.float32})] == ["a", "b"]

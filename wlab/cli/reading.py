@@ -12,13 +12,21 @@ def written(name: str, args: argparse.Namespace, *, part: str) -> str:
         name: A path, or one of `wlab data list`.
         args: With `cache`.
         part: `test` to judge a network on, `train` to change it by.
+
+    Raises:
+        ValueError: If it is no text in UTF-8, as images are not.
     """
     from wlab import data
 
-    if name not in data.SOURCES:
-        return Path(name).read_text()
-    files = data.read_text(name, cache=args.cache)
-    return files.get(part, next(iter(files.values()))).decode()
+    try:
+        if name not in data.SOURCES:
+            return Path(name).read_text(encoding="utf-8")
+        files = data.read_text(name, cache=args.cache)
+        return files.get(part, next(iter(files.values()))).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name} is no text in UTF-8: {error.reason} at byte {error.start}."
+        ) from None
 
 
 def tokenizer(network: Any, name: str) -> Any:

@@ -13,7 +13,7 @@ from wlab.graph.view import of_leaf
 from wlab.graph.walking import Weight, walk
 from wlab.table import Table
 from wlab.transform import Params
-from wlab.tree import leaves
+from wlab.tree import is_array, leaves
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ def read(fn: Callable[..., Any], params: Params, *inputs: Any) -> Graph:
 
     Raises:
         ValueError: If the function can't be traced.
+        TypeError: If a leaf of `params` is no array.
     """
+    _refuse_no_arrays(params)
     try:
         closed, results = jax.make_jaxpr(fn, return_shape=True)(params, *inputs)
     except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
@@ -93,6 +95,16 @@ def read(fn: Callable[..., Any], params: Params, *inputs: Any) -> Graph:
     read_as = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
     tree = jax.tree.unflatten(jax.tree.structure(params), read_as)
     return Graph(tuple(shapes), (*uses, *returned), fn, function, results, tree)
+
+
+def _refuse_no_arrays(params: Params) -> None:
+    for path, leaf in leaves(params).items():
+        if not is_array(leaf):
+            raise TypeError(
+                f"read: leaf {path!r} of the parameters is no array but a {type(leaf).__name__}. "
+                "Pass the arrays alone, and let the function put the rest back, as equinox does by "
+                "eqx.partition(model, eqx.is_array) and eqx.combine."
+            )
 
 
 def _row(use: Use) -> tuple[Any, ...]:

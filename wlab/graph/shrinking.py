@@ -35,7 +35,17 @@ class Shrunk:
     kept: Mapping[str, Kept]
 
     def params(self, whole: Params) -> Params:
-        """The smaller leaves."""
+        """The smaller leaves.
+
+        Raises:
+            ValueError: If it is another tree, as an optimizer's state, which `like` takes.
+        """
+        for path in tree.leaves(whole):
+            if path not in self.kept:
+                raise ValueError(
+                    f"the network has no leaf {path!r}: an optimizer's state, or any tree other "
+                    "than its parameters, gets smaller by `like(state, params)`."
+                )
         return tree.map_leaves(lambda path, leaf: taken(jnp.asarray(leaf), self.kept[path]), whole)
 
     def like(self, state: Any, whole: Params) -> Any:

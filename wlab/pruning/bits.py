@@ -4,7 +4,7 @@ Bit `b` of packed row `r` is row `8r + b` of the packed axis: a shard of whole b
 """
 
 import math
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,12 @@ def pack(mask: Bool[Array, "*shape"], *, storage: Storage = "bits") -> Packed:
     """Stores a mask in uint8, eight entries a byte, or as plain int8.
 
     Bits are packed along the axis that wastes least, rather a middle axis than the last one.
+
+    Raises:
+        ValueError: If there is no such storage.
     """
+    if storage not in get_args(Storage):
+        raise ValueError(f"masks are stored as {get_args(Storage)}, not as {storage!r}.")
     if storage == "int8" or mask.ndim == 0:
         return mask.astype(jnp.int8)
     axis = packed_axis(mask.shape)

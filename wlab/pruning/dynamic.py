@@ -208,6 +208,7 @@ def _start(
     storage: Storage,
 ) -> WeightTransform:
     """As `static`, where leaves may have tiles."""
+    tree.refuse_no_pairs(rules, name)
     shares = [(regex, None if isinstance(of, Blocks) else of) for regex, of in rules]
     start = static(density, shares, allocation=allocation, storage=storage)
 

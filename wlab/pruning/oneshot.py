@@ -108,6 +108,7 @@ def report(params: Params, rules: PruneRules | None = None) -> tree.Table:
 def _shares(rules: PruneRules | None, params: Params, *, purpose: str) -> dict[str, Any]:
     """True, a density or a pattern of each leaf that is pruned."""
     rules = matrices(params) if rules is None else rules
+    tree.refuse_no_pairs(rules, purpose)
     plain = [(regex, True if isinstance(value, Pattern) else value) for regex, value in rules]
     values = tree.resolve(rules, params, purpose=purpose)
     return {path: values[path] for path in pruned_shares(plain, params, purpose=purpose)}

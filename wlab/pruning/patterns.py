@@ -1,13 +1,15 @@
 """Which entries compete for a place: all of a leaf, of one output, a few neighbours, or tiles."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32
 
+from wlab import tree
 from wlab.pruning.allocation import Shape
 from wlab.pruning.budget import Count, Density, kept, refuse_bad_density
 from wlab.pruning.groups import Remainder, nm_mask, refuse_bad_groups
@@ -61,6 +63,8 @@ class Neighbours:
         keep: Entries kept of each group.
         of: Neighbours in a group.
         remainder: What becomes of a last short group, as in `nm_mask`.
+        axis: Along which they stand: the inputs of a leaf, -1 where outputs come first, as in
+            equinox. What reads from a function which axes are inputs takes the default alone.
 
     Raises:
         ValueError: If `keep` is not from 0 to `of`.
@@ -69,6 +73,7 @@ class Neighbours:
     keep: int
     of: int
     remainder: Remainder = "refuse"
+    axis: int = -2
 
     def __post_init__(self) -> None:
         refuse_bad_groups(self.keep, self.of)
@@ -100,8 +105,27 @@ Pattern: TypeAlias = PerLeaf | PerOutput | Neighbours | Blocks
 """Which entries of a leaf, as a matrix of inputs by outputs, compete for a place.
 
 A leaf's last two axes are inputs and outputs; those before them count matrices. So a kernel of a
-convolution (height, width, inputs, outputs) has its neighbours along the inputs at one place.
+convolution (height, width, inputs, outputs) has its neighbours along the inputs at one place. Where
+outputs come first, as in equinox, `Neighbours` takes the axis of the inputs.
 """
+
+
+def patterned(
+    rules: tree.Rules[Pattern | Density | None], per: Callable[[Density], Pattern], *, purpose: str
+) -> tree.Rules[Pattern | None]:
+    """The rules of what reads from a function which axes of a leaf are inputs.
+
+    Args:
+        rules: Ordered `(path regex, pattern)`; a density stands for a pattern of it.
+        per: Which.
+        purpose: Who asks, for messages.
+
+    Raises:
+        ValueError: If a density is outside [0, 1], or neighbours have an axis of their own.
+        TypeError: If something else stands in their place, as True, which says no density.
+    """
+    tree.refuse_no_pairs(rules, purpose)
+    return [(regex, _pattern(given, per, regex, purpose)) for regex, given in rules]
 
 
 def chosen(pattern: Pattern, scores: Scores, *, places: Count | None = None) -> Mask:
@@ -117,8 +141,8 @@ def chosen(pattern: Pattern, scores: Scores, *, places: Count | None = None) -> 
     """
     k = places_of(pattern, scores.shape) if places is None else places
     match pattern:
-        case Neighbours(of=of, remainder=remainder):
-            return _neighbours(scores, keep=k, of=of, axis=-2, remainder=remainder)
+        case Neighbours(of=of, remainder=remainder, axis=axis):
+            return _neighbours(scores, keep=k, of=of, axis=axis, remainder=remainder)
         case Blocks(shape=shape, remainder=remainder):
             return _tiles(scores, k, shape=shape, remainder=remainder)
         case PerLeaf():
@@ -174,16 +198,38 @@ def refuse_misfit(pattern: Pattern, shape: Shape) -> None:
         )
     inputs, outputs = shape[-2:]
     match pattern:
-        case Neighbours(of=of, remainder="refuse") if inputs % of:
+        case Neighbours(axis=axis) if not -len(shape) <= axis < len(shape):
+            raise ValueError(f"it has no axis {axis}, along which {pattern} has its groups.")
+        case Neighbours(of=of, remainder="refuse", axis=axis) if shape[axis] % of:
             raise ValueError(
-                f"groups of {of} do not divide {inputs} inputs, its last axis but one. Choose "
-                'another `of`, or remainder="dense" or "share".'
+                f"groups of {of} do not divide the {shape[axis]} entries of its axis {axis}. "
+                'Choose another `of`, or remainder="dense" or "share".'
             )
         case Blocks(shape=(high, wide), remainder="refuse") if inputs % high or outputs % wide:
             raise ValueError(
                 f"tiles of {high} × {wide} do not divide {inputs} inputs × {outputs} outputs, its "
                 'last two axes. Choose another shape, or remainder="share".'
             )
+
+
+def _pattern(
+    given: Any, per: Callable[[Density], Pattern], regex: str, purpose: str
+) -> Pattern | None:
+    if given is None or given is False:
+        return None
+    if isinstance(given, Neighbours) and given.axis != -2:
+        raise ValueError(
+            f"{purpose}: rule {regex!r} has neighbours along axis {given.axis}, but which axes are "
+            "inputs is read from the function: leave `axis` out."
+        )
+    if isinstance(given, Pattern):
+        return given
+    if given is True or not isinstance(given, int | float):
+        raise TypeError(
+            f"{purpose}: rule {regex!r} says {given!r}; it has to be a pattern, as "
+            "Neighbours(2, 4), a density, or None for leaves that are left alone."
+        )
+    return per(given)
 
 
 def _best_of_matrices(scores: Scores, k: Count) -> Mask:

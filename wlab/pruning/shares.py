@@ -80,7 +80,13 @@ def budgets(
     density: Density,
     allocation: Allocation,
 ) -> list[Budget]:
-    """A budget of its own for every leaf with a density; the allocation's for the others."""
+    """A budget of its own for every leaf with a density; the allocation's for the others.
+
+    Raises:
+        TypeError: If the allocation is no function, as its name is none.
+    """
+    if not callable(allocation):
+        raise TypeError(f"an allocation is a function, as pruning.globally; got {allocation!r}.")
     own = {path: share for path, share in shares.items() if share is not True}
     shared = {path: shapes[path] for path in shares if path not in own}
     alone = [Budget((path,), kept(math.prod(shapes[path]), d)) for path, d in own.items()]

@@ -22,7 +22,8 @@ from wlab.calibration import (
     energy,
     refuse_bad_damping,
 )
-from wlab.pruning.patterns import Pattern
+from wlab.pruning.budget import Density
+from wlab.pruning.patterns import Pattern, PerLeaf, patterned
 from wlab.pruning.second_order import Solved, solve
 from wlab.transform import Params
 
@@ -46,7 +47,7 @@ def sparsegpt(
     fn: Callable[..., Any],
     params: Params,
     batches: Batches,
-    rules: tree.Rules[Pattern | None],
+    rules: tree.Rules[Pattern | Density | None],
     *,
     grids: tree.Rules[RowGrids | None] = ((".*", None),),
     damping: float = 0.01,
@@ -64,7 +65,7 @@ def sparsegpt(
         fn: Of `params` and the arrays of a batch.
         params: Any tree.
         batches: Tuples of the function's inputs after `params`.
-        rules: As of `wanda`.
+        rules: As of `wanda`, but for a density alone, which is `PerLeaf`, as in the paper.
         grids: Ordered `(path regex, grids)`, as `quantization.row_grids(format)`: weights that stay
             are rounded to those in their turn, and later ones make up for that, too. With a
             density of 1 this is GPTQ with static groups. None: no rounding.
@@ -85,7 +86,8 @@ def sparsegpt(
         Frantar & Alistarh 2023 (arXiv:2301.00774); section 3.5 for `grids`.
     """
     refuse_bad_damping(damping, block, purpose="sparsegpt")
-    grid_of = _grids(grids, rules, params)
+    patterns = patterned(rules, PerLeaf, purpose="sparsegpt")
+    grid_of = _grids(grids, patterns, params)
 
     def change(path: str, matrix: Array, seen: Gram, pattern: Pattern) -> tuple[Array, Any]:
         if not bool(jnp.any(seen.products != 0)):
@@ -114,7 +116,7 @@ def sparsegpt(
         return float(arrays["loss"]), stack
 
     pruned, told = by_inputs(
-        *(fn, params, batches, rules, calibration.gram(), change),
+        *(fn, params, batches, patterns, calibration.gram(), change),
         stages=stages,
         report=report,
         finished=finished,

@@ -53,12 +53,19 @@ def next_masks(
         allocation: As in `magnitude`.
 
     Raises:
-        ValueError: If the rules do not fit the tree, or a density is outside [0, 1].
+        ValueError: If the rules do not fit the tree, prune a leaf without a mask, or a density is
+            outside [0, 1].
 
     Reference:
         Frankle & Carbin 2019 (arXiv:1803.03635), section 1, strategy 2.
     """
     shares, leaves = pruned_shares(rules, params, purpose="next_masks"), tree.leaves(params)
+    for path in shares:
+        if path not in masks:
+            raise ValueError(
+                f"next_masks: leaf {path!r} is pruned, but the round before has no mask of it; "
+                f"there are masks of {', '.join(masks)}. Give the rules of `all_kept`."
+            )
     shapes = {path: jnp.shape(leaves[path]) for path in shares}
     scores = {path: jnp.where(masks[path], jnp.abs(leaves[path]), -1) for path in shares}
     chosen = largest(scores, budgets(shares, shapes, density, allocation))
@@ -71,8 +78,11 @@ def rewound(params: Params, masks: Masks) -> Params:
     Args:
         params: Of the start, or of step k: rewinding (Frankle et al. 2020, arXiv:1912.05671).
         masks: What stays.
+
+    Raises:
+        ValueError: If a mask is of no leaf.
     """
-    leaves = tree.leaves(params)
+    leaves = _leaves_of(params, masks)
     return tree.replace(params, {p: jnp.where(m, leaves[p], 0) for p, m in masks.items()})
 
 
@@ -102,12 +112,26 @@ def signed(params: Params, masks: Masks, *, scale: Callable[[Array], Array] = jn
         masks: What stays.
         scale: The size, from a leaf.
 
+    Raises:
+        ValueError: If a mask is of no leaf.
+
     Reference:
         Zhou et al. 2019 (arXiv:1905.01067), section 4.1.
     """
-    leaves = tree.leaves(params)
+    leaves = _leaves_of(params, masks)
     signs = {path: jnp.sign(leaves[path]) * scale(leaves[path]) for path in masks}
     return rewound(tree.replace(params, signs), masks)
+
+
+def _leaves_of(params: Params, masks: Masks) -> dict[str, Array]:
+    """All leaves, those with a mask among them."""
+    leaves = tree.leaves(params)
+    for path in masks:
+        if path not in leaves:
+            raise ValueError(
+                f"there is a mask of {path!r}, but no such leaf; there are {', '.join(leaves)}."
+            )
+    return leaves
 
 
 def _by_chance(mask: Bool[Array, "..."], key: Key) -> Bool[Array, "..."]:

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from wlab import calibration, tree
 from wlab.calibration import Batches, Finished, Report, Squares, by_inputs
-from wlab.pruning.patterns import Pattern, chosen
+from wlab.pruning.budget import Density
+from wlab.pruning.patterns import Pattern, PerOutput, chosen, patterned
 from wlab.transform import Params
 
 
@@ -29,7 +30,7 @@ def wanda(
     fn: Callable[..., Any],
     params: Params,
     batches: Batches,
-    rules: tree.Rules[Pattern | None],
+    rules: tree.Rules[Pattern | Density | None],
     *,
     stages: Sequence[str] = (".*",),
     report: Report = lambda stage, done: None,
@@ -45,7 +46,8 @@ def wanda(
         params: Any tree.
         batches: Tuples of the function's inputs after `params`.
         rules: Ordered `(path regex, pattern)`: `PerOutput(0.5)`, `Neighbours(keep=2, of=4)`,
-            `PerLeaf(0.5)`, or None for leaves that are left alone.
+            `PerLeaf(0.5)`, or None for leaves that are left alone; 0.5 is `PerOutput(0.5)`, as in
+            the paper.
         stages: Path regexes, in the order in which the function comes to the leaves. The leaves
             of a stage are scored by inputs that earlier stages have already changed, as Wanda
             does it block by block; by default all at once, in one pass.
@@ -57,13 +59,14 @@ def wanda(
         ValueError: If the rules do not fit the tree, a rule gives a pattern to a leaf that is in no
             product or is no matrix there, the stages miss a leaf or have none, a leaf gets no
             inputs but zeros, or as `calibration.collect`.
-        TypeError: If the batches are no list, or a batch is no tuple.
+        TypeError: If the batches are no list, a batch is no tuple, or a rule says something else.
 
     Reference:
         Sun et al. 2023 (arXiv:2306.11695).
     """
     pruned, _ = by_inputs(
-        *(fn, params, batches, rules, calibration.squares(), _change),
+        *(fn, params, batches, patterned(rules, PerOutput, purpose="wanda")),
+        *(calibration.squares(), _change),
         stages=stages,
         report=report,
         finished=finished,

@@ -8,6 +8,8 @@ from wlab.tree.partition import merge as merge
 from wlab.tree.partition import partition as partition
 from wlab.tree.partition import unmatched as unmatched
 from wlab.tree.paths import EXTRA as EXTRA
+from wlab.tree.paths import arrays as arrays
+from wlab.tree.paths import is_array as is_array
 from wlab.tree.paths import leaves as leaves
 from wlab.tree.paths import map_leaves as map_leaves
 from wlab.tree.paths import owner as owner
@@ -18,6 +20,7 @@ from wlab.tree.paths import paths as paths
 from wlab.tree.paths import replace as replace
 from wlab.tree.rules import Rules as Rules
 from wlab.tree.rules import match as match
+from wlab.tree.rules import refuse_no_pairs as refuse_no_pairs
 from wlab.tree.rules import resolve as resolve
 from wlab.tree.rules import selected as selected
 from wlab.tree.stats import aliases as aliases

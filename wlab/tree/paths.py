@@ -41,9 +41,23 @@ def paths(tree: Tree) -> list[str]:
     return list(leaves(tree))
 
 
+def arrays(tree: Tree) -> dict[str, Leaf]:
+    """The leaves by path that are arrays, shapes or numbers.
+
+    Equinox modules have functions among their leaves, too.
+    """
+    return {path: leaf for path, leaf in leaves(tree).items() if is_array(leaf)}
+
+
 def param_leaves(tree: Tree) -> dict[str, Leaf]:
-    """The leaves by path without the extra trainables of a `wlab.Stored`."""
-    return {path: leaf for path, leaf in leaves(tree).items() if not path.startswith(EXTRA)}
+    """As `arrays`, without the extra trainables of a `wlab.Stored`."""
+    return {path: leaf for path, leaf in arrays(tree).items() if not path.startswith(EXTRA)}
+
+
+def is_array(leaf: Leaf) -> bool:
+    """Whether a leaf is an array, a shape or a number."""
+    is_number = isinstance(leaf, bool | int | float | complex)
+    return is_number or (hasattr(leaf, "dtype") and hasattr(leaf, "shape"))
 
 
 def map_leaves(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:

@@ -28,6 +28,7 @@ def resolve(rules: Rules[T], tree: Tree, *, purpose: str = "rules") -> dict[str,
 
     Raises:
         ValueError: If a leaf has no rule, or a rule is the first match of no leaf.
+        TypeError: If the rules are no list of pairs.
     """
     return match(rules, list(param_leaves(tree)), purpose=purpose)
 
@@ -37,7 +38,9 @@ def match(rules: Rules[T], paths: Sequence[str], *, purpose: str = "rules") -> d
 
     Raises:
         ValueError: As `resolve`.
+        TypeError: As `resolve`.
     """
+    refuse_no_pairs(rules, purpose)
     patterns = [_compile(pattern, purpose) for pattern, _ in rules]
     chosen = {path: _first_match(patterns, path) for path in paths}
     for path, index in chosen.items():
@@ -57,6 +60,24 @@ def match(rules: Rules[T], paths: Sequence[str], *, purpose: str = "rules") -> d
 def selected(rules: Rules[bool | None], tree: Tree, *, purpose: str = "rules") -> list[str]:
     """The paths whose rule's value is true (not None, not False), in tree order."""
     return [path for path, value in resolve(rules, tree, purpose=purpose).items() if value]
+
+
+def refuse_no_pairs(rules: Any, purpose: str) -> None:
+    """Refuses a single pair, a mapping, or whatever else is no list of a regex and a value each.
+
+    Raises:
+        TypeError: If it is.
+    """
+    is_list = isinstance(rules, Sequence) and not isinstance(rules, str)
+    if not is_list or not all(map(_is_pair, rules)):
+        raise TypeError(
+            f"{purpose}: rules are a list of (regex, value) in the order in which they are tried, "
+            f'as [(".*kernel", True), (".*", None)]; got {str(rules)[:80]}.'
+        )
+
+
+def _is_pair(rule: Any) -> bool:
+    return isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str)
 
 
 def _first_match(patterns: list[re.Pattern[str]], path: str) -> int | None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from wlab.tree.paths import Tree, leaves
+from wlab.tree.paths import Tree, arrays, is_array
 
 
 def count(tree: Tree) -> int:
@@ -18,7 +18,7 @@ def count(tree: Tree) -> int:
 def aliases(tree: Tree) -> list[tuple[str, ...]]:
     """Groups of paths that hold the very same array, each group in tree order."""
     groups: dict[tuple[str, int], list[str]] = {}
-    for index, (path, leaf) in enumerate(leaves(tree).items()):
+    for index, (path, leaf) in enumerate(arrays(tree).items()):
         groups.setdefault(_identity(leaf, index), []).append(path)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
@@ -45,19 +45,19 @@ def bits(dtype: Any) -> int:
 
 def nonzero(tree: Tree) -> dict[str, int]:
     """The number of non-zero entries of each leaf, counted in integers."""
-    counts = {path: jnp.count_nonzero(leaf) for path, leaf in leaves(tree).items()}
+    counts = {path: jnp.count_nonzero(leaf) for path, leaf in arrays(tree).items()}
     return {path: int(found) for path, found in counts.items()}
 
 
 def density(tree: Tree) -> float:
     """The fraction of all entries that is not zero, in [0, 1]."""
-    size = sum(jnp.size(leaf) for leaf in leaves(tree).values())
+    size = sum(jnp.size(leaf) for leaf in arrays(tree).values())
     return sum(nonzero(tree).values()) / max(size, 1)
 
 
 def norms(tree: Tree) -> dict[str, Float[Array, ""]]:
     """The Euclidean norm of each leaf, reduced in float32."""
-    return {path: jnp.sqrt(_square_sum(leaf)) for path, leaf in leaves(tree).items()}
+    return {path: jnp.sqrt(_square_sum(leaf)) for path, leaf in arrays(tree).items()}
 
 
 def global_norm(tree: Tree) -> Float[Array, ""]:
@@ -70,7 +70,8 @@ def _square_sum(leaf: Any) -> Float[Array, ""]:
 
 
 def _unique(tree: Tree) -> list[Any]:
-    return list({_identity(leaf, i): leaf for i, leaf in enumerate(jax.tree.leaves(tree))}.values())
+    found = filter(is_array, jax.tree.leaves(tree))
+    return list({_identity(leaf, i): leaf for i, leaf in enumerate(found)}.values())
 
 
 def _identity(leaf: Any, index: int) -> tuple[str, int]:

@@ -26,11 +26,17 @@ def synflow(fn: Callable[..., Any], inputs: Sequence[Any], *, size: float = 1.0)
         size: What the inputs are instead of one, where R leaves the range of floats.
 
     Raises:
+        TypeError: If the inputs are no tuple or list.
         ValueError: From the score, if R is not positive and finite (not seen under jit).
 
     Reference:
         Tanaka et al. 2020 (arXiv:2006.05467), theorem 1 and algorithm 1.
     """
+    if not isinstance(inputs, tuple | list):
+        raise TypeError(
+            "synflow: inputs are a tuple, as (images,), whose items go to the function one by one; "
+            f"got {type(inputs).__name__}."
+        )
     ones = jax.tree.map(lambda x: _filled(x, size), tuple(inputs))
 
     def flow(sizes: dict[str, Array], params: Params, *ones: Any) -> Array:

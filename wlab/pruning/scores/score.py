@@ -36,8 +36,15 @@ def scored(
 
     Raises:
         ValueError: If a leaf has no score, or one of another shape, or it holds NaN.
+        TypeError: If the score gives a function.
     """
-    leaves, found = tree.leaves(params), tree.leaves(score(params))
+    given = score(params)
+    if callable(given):
+        raise TypeError(
+            f"{purpose}: the score is to be made first, as scores.random(key) or "
+            "scores.taylor(loss_fn, batches); it gave a function instead of numbers."
+        )
+    leaves, found = tree.leaves(params), tree.leaves(given)
     for path in paths:
         if path not in found:
             raise ValueError(

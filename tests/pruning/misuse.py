@@ -1,0 +1,46 @@
+"""What a user hears whose types are wrong, without the checks of types that tests run under.
+
+Prints the errors as JSON, by what was tried.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from wlab import pruning
+
+PARAMS = {"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)}
+RULES: Any = [("kernel", True), (".*", None)]
+WRONG: Any = {"kernel": True, ".*": None}
+
+
+def heard(f: Callable[[], Any]) -> str:
+    """The error that something ends in."""
+    try:
+        f()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+def started(transform: Any) -> Any:
+    """What a transform makes of the weights."""
+    return transform.init(PARAMS, jax.random.key(0))
+
+
+TRIED: dict[str, Callable[[], Any]] = {
+    "rules, a mapping": lambda: pruning.prune(PARAMS, 0.5, WRONG),
+    "rules, one pair": lambda: pruning.report(PARAMS, RULES[0]),
+    "rules of rigl": lambda: pruning.rigl(0.5, WRONG, end=10),
+    "rules of magnitude": lambda: started(pruning.magnitude(0.5, WRONG)),
+    "score, not made": lambda: pruning.prune(PARAMS, 0.5, score=pruning.scores.random),  # type: ignore[arg-type]
+    "allocation, a name": lambda: pruning.prune(PARAMS, 0.5, allocation="erk"),  # type: ignore[arg-type]
+    "storage": lambda: started(pruning.magnitude(0.5, RULES, storage="bit")),  # type: ignore[arg-type]
+    "inputs, no tuple": lambda: pruning.scores.synflow(lambda p, x: x, PARAMS["kernel"]),  # type: ignore[arg-type]
+}
+
+if __name__ == "__main__":
+    print(json.dumps({name: heard(f) for name, f in TRIED.items()}))
