@@ -1,5 +1,7 @@
 """The gradient of the true global mean, over microbatches and devices, in float32 sums."""
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -47,7 +49,7 @@ def gradient_sums(
     # Varying weights make the gradients local: one explicit sum follows.
     stored, model_state = _vary((stored, model_state), axis)
     seen, pull = jax.vjp(lambda s: _vary(weights.view(s, state.weights, state.step), axis), stored)
-    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    value_and_grad = jax.value_and_grad(_checked(loss_fn), has_aux=True)
     if jax.default_backend() == "cpu":  # a population or `accumulate` puts it into a loop
         value_and_grad = channels_last(value_and_grad)
 
@@ -64,6 +66,43 @@ def gradient_sums(
     if accumulate == 1:
         return one(model_state, batch, key)
     return _scan_microbatches(one, model_state, batch, key, count=accumulate, axis=axis)
+
+
+def refuse_other_arguments(loss_fn: Any) -> None:
+    """Checks that a loss takes what it is called with.
+
+    Raises:
+        TypeError: If not.
+    """
+    try:
+        inspect.signature(loss_fn).bind(*range(4))
+    except TypeError as error:
+        raise TypeError(
+            f"loss_fn is called as loss_fn(params, model_state, batch, key): {error}."
+        ) from None
+    except ValueError:  # a callable that does not tell its signature
+        return
+
+
+def _checked(loss_fn: LossFn) -> LossFn:
+    """The same loss, which names what it has to return if it returns something else."""
+
+    @functools.wraps(loss_fn)
+    def checked(*args: Any) -> Any:
+        found = loss_fn(*args)
+        if not (_is_tuple(found, 2) and _is_tuple(found[1], 3)):
+            raise TypeError(
+                "loss_fn returns (loss_sum, (weight, model_state, metrics)), sums over the batch's "
+                "examples, as (losses.sum(), (len(losses), model_state, {})); got "
+                f"{jax.tree.structure(found)}."
+            )
+        return found
+
+    return checked
+
+
+def _is_tuple(x: Any, size: int) -> bool:
+    return isinstance(x, tuple | list) and len(x) == size
 
 
 def _scan_microbatches(

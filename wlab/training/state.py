@@ -66,7 +66,11 @@ def create_state(
         key: The run's key.
         model_state: What the model carries besides weights.
         ema: Whether to keep an average of the stored weights.
+
+    Raises:
+        TypeError: If `weights` and `tx` are not what they are called.
     """
+    refuse_swapped(weights, tx)
     key, key_weights = jax.random.split(key)
     stored, weights_state = weights.init(params, key_weights)
     average = jax.tree.map(lambda x: x.astype(jnp.float32), stored) if ema else None
@@ -79,6 +83,20 @@ def create_state(
         key=key,
         ema=average,
         health=Health(jnp.int32(0), jnp.int32(0)),
+    )
+
+
+def refuse_swapped(weights: Any, tx: Any) -> None:
+    """Checks that wlab's transform comes first, and optax's after it.
+
+    Raises:
+        TypeError: If not.
+    """
+    if isinstance(weights, WeightTransform) and not isinstance(tx, WeightTransform):
+        return
+    raise TypeError(
+        "wlab's transform of weights comes first (wlab.identity() for none), optax's of updates "
+        f"after it; got a {type(weights).__name__} and a {type(tx).__name__}."
     )
 
 

@@ -29,9 +29,10 @@ from wlab.training.gradient import (
     global_mean,
     gradient_sums,
     pulled_back,
+    refuse_other_arguments,
 )
 from wlab.training.guard import Guard, guarded
-from wlab.training.state import TrainState
+from wlab.training.state import TrainState, refuse_swapped
 from wlab.transform import Params, WeightTransform
 
 # (state, batch, *, axis=None) -> (state, metrics); `axis` is the mapped one inside shard_map.
@@ -62,7 +63,11 @@ def make_step(
 
     Raises:
         ValueError: If `accumulate < 1` or `ema` is outside [0, 1).
+        TypeError: If the loss takes other arguments, or `weights` and `tx` are not what they are
+            called; from the step, if the loss returns something else.
     """
+    refuse_other_arguments(loss_fn)
+    refuse_swapped(weights, tx)
     if accumulate < 1:
         raise ValueError(f"accumulate must be at least 1 microbatch, got {accumulate}.")
     if ema is not None and not 0 <= ema < 1:

@@ -16,6 +16,11 @@ WANTED = {
     "score, not made": "TypeError: prune: the score is to be made first, as scores.random(key)",
     "allocation, a name": "TypeError: an allocation is a function, as pruning.globally; got 'erk'",
     "storage": "ValueError: masks are stored as ('bits', 'int8'), not as 'bit'",
+    "loss, two arguments": "TypeError: loss_fn is called as loss_fn(params, model_state, batch, ",
+    "loss, a number": "TypeError: loss_fn returns (loss_sum, (weight, model_state, metrics)), sums",
+    "loss, metrics alone": "TypeError: loss_fn returns (loss_sum, (weight, model_state, metrics)),",
+    "loss, as it has to be": "no error",
+    "tx before transform": "TypeError: wlab's transform of weights comes first (wlab.identity() fo",
     "inputs, no tuple": "TypeError: synflow: inputs are a tuple, as (images,), whose items go",
 }
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from wlab import pruning
+from wlab import identity, pruning, training
 
 PARAMS = {"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)}
 RULES: Any = [("kernel", True), (".*", None)]
@@ -31,6 +32,14 @@ def started(transform: Any) -> Any:
     return transform.init(PARAMS, jax.random.key(0))
 
 
+def stepped(loss_fn: Any) -> Any:
+    """A step of training."""
+    transform, tx = identity(), optax.sgd(0.1)
+    step = training.make_step(loss_fn, transform, tx)
+    state = training.init_state(PARAMS, transform, tx, key=jax.random.key(0))
+    return step(state, jnp.ones(4))
+
+
 TRIED: dict[str, Callable[[], Any]] = {
     "rules, a mapping": lambda: pruning.prune(PARAMS, 0.5, WRONG),
     "rules, one pair": lambda: pruning.report(PARAMS, RULES[0]),
@@ -39,6 +48,14 @@ TRIED: dict[str, Callable[[], Any]] = {
     "score, not made": lambda: pruning.prune(PARAMS, 0.5, score=pruning.scores.random),  # type: ignore[arg-type]
     "allocation, a name": lambda: pruning.prune(PARAMS, 0.5, allocation="erk"),  # type: ignore[arg-type]
     "storage": lambda: started(pruning.magnitude(0.5, RULES, storage="bit")),  # type: ignore[arg-type]
+    "loss, two arguments": lambda: stepped(lambda params, batch: 0.0),
+    "loss, a number": lambda: stepped(lambda params, state, batch, key: params["bias"].sum()),
+    "loss, metrics alone": lambda: stepped(lambda p, state, batch, key: (p["bias"].sum(), {})),
+    "loss, as it has to be": lambda: stepped(lambda p, s, b, k: (p["bias"].sum(), (4, s, {}))),
+    "tx before transform": lambda: training.init_state(
+        *(PARAMS, optax.sgd(0.1), identity()),  # type: ignore[arg-type]
+        key=jax.random.key(0),
+    ),
     "inputs, no tuple": lambda: pruning.scores.synflow(lambda p, x: x, PARAMS["kernel"]),  # type: ignore[arg-type]
 }
 
