@@ -163,7 +163,7 @@ def test_rules_that_do_not_fit_name_the_leaf(rules, error, named):
 
 @pytest.mark.parametrize("value", ["int4", 4, True])
 def test_a_rule_that_names_no_format_is_refused(value):
-    with pytest.raises(TypeError, match=f"'a/kernel' gives {value!r}, not a Format"):
+    with pytest.raises(TypeError, match=f"'a/kernel': {value!r} is not a Format"):
         chosen_formats([("a/kernel", value), (".*", None)], params())
 
 

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wlab import identity, pruning, training
+from wlab import decay, identity, pruning, quantization, training, tying
 
 PARAMS = {"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)}
 RULES: Any = [("kernel", True), (".*", None)]
+X = (jnp.ones((2, 4)),)
 WRONG: Any = {"kernel": True, ".*": None}
 
 
@@ -48,6 +49,13 @@ TRIED: dict[str, Callable[[], Any]] = {
     "score, not made": lambda: pruning.prune(PARAMS, 0.5, score=pruning.scores.random),  # type: ignore[arg-type]
     "allocation, a name": lambda: pruning.prune(PARAMS, 0.5, allocation="erk"),  # type: ignore[arg-type]
     "storage": lambda: started(pruning.magnitude(0.5, RULES, storage="bit")),  # type: ignore[arg-type]
+    "decay, a number": lambda: decay.adamw(1e-3, 0.01),  # type: ignore[arg-type]
+    "format, a name": lambda: quantization.quantize(PARAMS["kernel"], "int8"),  # type: ignore[arg-type]
+    "format, not made": lambda: started(quantization.fake_quant(quantization.int4, RULES)),  # type: ignore[arg-type]
+    "gptq, true": lambda: quantization.gptq(lambda p, x: x @ p["kernel"], PARAMS, [X], RULES),
+    "awq, true": lambda: quantization.awq(lambda p, x: x @ p["kernel"], PARAMS, [X], RULES),
+    "tie, alone": lambda: tying.tie(tying.Tie("a", "b")),  # type: ignore[arg-type]
+    "ties, pairs": lambda: tying.tie([("a", "b")]),  # type: ignore[arg-type]
     "loss, two arguments": lambda: stepped(lambda params, batch: 0.0),
     "loss, a number": lambda: stepped(lambda params, state, batch, key: params["bias"].sum()),
     "loss, metrics alone": lambda: stepped(lambda p, state, batch, key: (p["bias"].sum(), {})),

@@ -63,6 +63,6 @@ def test_equal_arrays_and_shared_functions_are_no_aliases(key):
     equal_arrays = {"a": jnp.ones(3), "b": jnp.ones(3)}
     assert proposals(equal_arrays) == []
     functions = {"a": jax.nn.relu, "b": jax.nn.relu}
-    assert aliases(functions) and proposals(functions) == []
+    assert aliases(functions) == proposals(functions) == []
     shape = jax.ShapeDtypeStruct((3,), jnp.float32)
     assert proposals({"a": shape, "b": shape}) == []

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Inexact, Int
 
-from wlab.tree import EXTRA, Rules, match, paths, resolve
+from wlab.tree import EXTRA, Rules, match, paths, refuse_no_pairs, resolve
 from wlab.tree.paths import Tree
 
 Rate: TypeAlias = float | int | jax.Array | optax.Schedule
@@ -26,7 +26,9 @@ def check_rates(rules: RateRules, purpose: str) -> None:
 
     Raises:
         ValueError: Naming the rule.
+        TypeError: If the rules are no list of pairs.
     """
+    refuse_no_pairs(rules, purpose)
     for pattern, rate in rules:
         if not _is_rate(rate):
             raise ValueError(

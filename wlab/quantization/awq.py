@@ -24,7 +24,7 @@ from wlab.quantization.awq_stages import (
     stage_of,
 )
 from wlab.quantization.channels import Uses, of_rows, uses_of
-from wlab.quantization.formats import Format, check_leaf
+from wlab.quantization.formats import Format, check_leaf, refuse_no_format
 from wlab.quantization.qtensor import QTensor
 from wlab.quantization.ranges import RangeFn, absmax
 from wlab.transform import Params
@@ -174,7 +174,9 @@ def _formats(
     if grid < 1:
         raise ValueError(f"awq: grid is a number of powers, at least 1; got {grid}.")
     chosen = tree.resolve(rules, params, purpose="awq")
-    formats = {path: format for path, format in chosen.items() if format}
+    formats = {path: format for path, format in chosen.items() if format is not None}
+    for path, format in formats.items():
+        refuse_no_format(format, f"awq: the rule for {path!r}")
     if not formats:
         raise ValueError(f"awq: the rules select none of the leaves {tree.paths(params)}.")
     for format in formats.values() if clip else ():

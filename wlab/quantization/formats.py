@@ -155,9 +155,11 @@ def check_leaf(leaf: Any, format: Format, name: str = "array") -> None:
     """Raises unless a leaf (an array or a shape) can be written in a format.
 
     Raises:
-        TypeError: If it is not real floating point, as codes already written are not.
+        TypeError: If it is not real floating point, as codes already written are not, or the
+            format is none.
         ValueError: If it lacks the format's axis.
     """
+    refuse_no_format(format, name)
     dtype = jnp.result_type(leaf)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
@@ -175,6 +177,19 @@ def check_leaf(leaf: Any, format: Format, name: str = "array") -> None:
                 f"{name} cannot be {format}: {n} entries leave a short last group, which a grid "
                 f"without a zero cannot fill up; choose a group_size that divides {n}."
             )
+
+
+def refuse_no_format(format: Any, name: str) -> None:
+    """Refuses the name of a format, or the function that makes one.
+
+    Raises:
+        TypeError: Naming the leaf.
+    """
+    if not isinstance(format, Format):
+        raise TypeError(
+            f"{name}: {format!r} is not a Format, as quantization.int8() or "
+            "quantization.int4(group_size=128) are."
+        )
 
 
 def check_span(axis: Any, group_size: Any) -> None:

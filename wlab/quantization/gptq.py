@@ -12,7 +12,7 @@ from wlab import calibration, tree
 from wlab.calibration import Batches, Finished, Gram, Report, Told
 from wlab.quantization import kept_codes
 from wlab.quantization.arrays import dequantize
-from wlab.quantization.formats import Format, check_leaf
+from wlab.quantization.formats import Format, check_leaf, refuse_no_format
 from wlab.quantization.gptq_core import Groups, Rounded, activity_order, gptq_core
 from wlab.quantization.qtensor import QTensor
 from wlab.quantization.ranges import RangeFn, absmax
@@ -88,6 +88,9 @@ def gptq(
         Frantar et al. 2022 (arXiv:2210.17323).
     """
     calibration.refuse_bad_damping(damping, block, purpose="gptq")
+    for path, format in tree.resolve(rules, params, purpose="gptq").items():
+        if format is not None:
+            refuse_no_format(format, f"gptq: the rule for {path!r}")
     options = {"groups": groups, "block": block, "range_fn": range_fn}
 
     def change(path: str, matrix: Array, seen: Gram, format: Format) -> tuple[Array, Any]:

@@ -6,7 +6,7 @@ import jax
 
 from wlab import tree
 from wlab.quantization.arrays import dequantize, quantize
-from wlab.quantization.formats import Format, check_leaf
+from wlab.quantization.formats import Format, check_leaf, refuse_no_format
 from wlab.quantization.qtensor import check, is_qtensor
 from wlab.quantization.ranges import RangeFn, absmax
 from wlab.tree import Rules
@@ -77,9 +77,8 @@ def chosen_formats(
     for path, value in tree.resolve(rules, params, purpose="quantization").items():
         if value is None or value is False:
             continue
-        format = default if value is True else value
-        if not isinstance(format, Format):
-            raise TypeError(f"quantization: the rule for {path!r} gives {value!r}, not a Format.")
+        format: Any = default if value is True and default is not None else value
+        refuse_no_format(format, f"quantization: the rule for {path!r}")
         check_leaf(leaves[path], format, repr(path))
         chosen[path] = format
     return chosen

@@ -46,7 +46,13 @@ def by_destination(ties: Sequence[Tie]) -> dict[str, Tie]:
 
     Raises:
         ValueError: If a destination is tied twice or depends on itself.
+        TypeError: If the ties are no list of them.
     """
+    if not isinstance(ties, Sequence) or not all(isinstance(tie, Tie) for tie in ties):
+        raise TypeError(
+            'tie: ties are a list, as [Tie("head/kernel", "embed/embedding", transpose=True)]; got '
+            f"{ties!r}."
+        )
     tied: dict[str, Tie] = {}
     for tie in ties:
         if tie.destination in tied:

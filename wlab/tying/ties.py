@@ -53,12 +53,13 @@ def tie(ties: Sequence[Tie]) -> WeightTransform:
     Raises:
         ValueError: If a leaf is tied twice or to itself; from `init`, if a path is unknown or
             shapes or dtypes disagree.
+        TypeError: If the ties are no list of them.
 
     Reference:
         Press & Wolf 2017 (arXiv:1608.05859); Inan et al. 2017 (arXiv:1611.01462).
     """
-    ties = tuple(ties)
     by_destination(ties)
+    ties = tuple(ties)
 
     def init(params: Params, key: Key) -> tuple[Params, State]:
         del key
