@@ -6,8 +6,8 @@ ticket stands beside the same weights initialized anew, and beside as many weigh
 chosen by chance. All networks of a level train side by side as one program.
 
 Run     python -m experiments.lottery.lenet_mnist
-Cost    5 minutes on one H100; not measured on CPUs as a whole; a run that is cut off goes on with
-        the next level
+Cost    5 minutes on one H100; 7 a level on two CPU cores with --branches ticket,reinit; a run that
+        is cut off goes on with the next level
 Paper   Frankle & Carbin 2019 (arXiv:1803.03635), figure 3 and 4: 5 trials, Adam 1.2e-3, batches of
         60, 50,000 steps, validation every 100; tickets of 21 % stop at 51 % of the dense network's
         steps and are 0.3 points better, initialized anew they get slower and worse from the first
